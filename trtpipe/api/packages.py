@@ -151,6 +151,8 @@ def make_package(
     check_writable(folder_of(target, (TAR,)))
     if os.path.lexists(target / BUNDLE.name):
         raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
+    if delivery is None:
+        _check_replaceable(target)
     recipients, key = _recipients(encrypt_to), _signing_key(sign)
     if delivery is not None and (recipients or key is not None):
         raise InputError(
@@ -184,6 +186,19 @@ def make_package(
         sealed = assembly.sealed(work)
         _publish(sealed if signer is None else signing.signed(sealed, signer, work), target, work)
     return PackageResult(target, sealed.model)
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise InputError where an archive is named that is there, and is no package, or one that was changed."""
+    if not is_file_name(out, (TAR,)) or not os.path.lexists(out):
+        return
+    try:
+        Package.opened(out).verify()
+    except InputError as error:
+        raise InputError(
+            f"{out}: is there already, and is no package as trtpipe wrote it",
+            "move it, or choose another place with -o",
+        ) from error
 
 
 def _refuse_for_package(source: Path, given: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import trtpipe
 from trtpipe.artifact import FileEntry
 from trtpipe.config.limits import OutputLimits
 from trtpipe.config.profile import DeploymentProfile
-from trtpipe.config.units import suggestion
+from trtpipe.config.units import printable, suggestion
 from trtpipe.data.pixels import RAW
 from trtpipe.delivery.reader import in_order, member
 from trtpipe.delivery.record import (
@@ -82,8 +82,16 @@ class Assembly:
         return replace(self, model=replace(self.model, files=tuple(known[name] for name in sorted(known))))
 
     def sealed(self, folder: Path) -> Assembly:
-        """Digest every file and write ``model.json`` into ``folder``: what the package will be."""
+        """Digest every file and write ``model.json`` into ``folder``: what the package will be.
+
+        Raises:
+            InputError: a name is more than one line, or fields do not fit each other.
+        """
         model = self.listed().model
+        try:
+            model.check()
+        except ValueError as error:
+            raise InputError(f"{MODEL}: {error}", "correct it in the file of --describe, or in the model") from error
         (folder / MODEL).write_text(model.to_file(), encoding="utf-8")
         Model.parse((folder / MODEL).read_bytes(), folder / MODEL)
         return Assembly(model, {**self.files, MODEL: folder / MODEL})
@@ -144,7 +152,7 @@ def assemble(
         model_card="",
         provenance="",
         files=(),
-        notes=verdict.remarks,
+        notes=tuple(map(printable, verdict.remarks)),
     )
     return Assembly(model, files)
 
@@ -176,11 +184,11 @@ def _stated(verdict: Verdict) -> StatedVerdict:
     return StatedVerdict(
         outcome=verdict.outcome,
         exit_code=verdict.exit_code,
-        headline=verdict.headline,
-        scope=verdict.scope,
+        headline=printable(verdict.headline),
+        scope=printable(verdict.scope),
         samples=verdict.samples,
         data=verdict.data,
-        accuracy=verdict.accuracy.summary,
+        accuracy=printable(verdict.accuracy.summary),
         latency=verdict.latency.outcome,
         allowed_failed=bool(verdict.exit_code),
     )
