@@ -283,3 +283,23 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=words):
         trtpipe.make_package(build, tmp_path / "pkg", **options)
     assert not (tmp_path / "pkg").exists()
+
+
+@pytest.mark.parametrize("change", ["empty", "no base64", "another package's"])
+def test_without_a_key_a_signature_still_has_to_be_that_of_the_package(
+    build: Path, tmp_path: Path, change: str
+) -> None:
+    pair = key_pair(tmp_path)
+    made = trtpipe.make_package(build, tmp_path / "pkg", sign=pair.path).out
+    assert trtpipe.verify_package(made).signed
+    words = trtpipe.ModelDescription(version="2")
+    other = trtpipe.make_package(build, tmp_path / "other", description=words, sign=pair.path).out
+    signature = made / "model.sig"
+    contents = {
+        "empty": b"",
+        "no base64": signature.read_bytes().replace(b'"sig":"', b'"sig":"*'),
+        "another package's": (other / "model.sig").read_bytes(),
+    }
+    signature.write_bytes(contents[change])
+    with pytest.raises(InputError, match=r"model\.sig: |changed since the package was signed"):
+        trtpipe.verify_package(made)

@@ -252,7 +252,8 @@ def verify_package(
         ca: trust whom this CA (PEM) has given a certificate for signing.
         identity: also decrypt every encrypted file, in memory, with the age identities (or SSH key) in this file.
 
-    Without ``policy``, ``key`` and ``ca`` a signature is not checked, and so anybody may have made the package.
+    Without ``policy``, ``key`` and ``ca`` a signature has to be whole and about this package, but whose it is is not
+    looked at, and so anybody may have made the package.
 
     Raises:
         InputError: the package is not whole, not signed by a trusted signer, changed since, or not as the policy asks.
@@ -271,6 +272,8 @@ def verify_package(
     found = Package.opened(path_of(package, "package")).with_identities(identities)
     signatory = None if trusted is None else signing.verify(found, trusted)
     found.verify()
+    if trusted is None:
+        signing.check(found)
     inside = () if found.model.encryption is None else found.model.encryption.files
     if identities is not None:
         for file in inside:
