@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ pytest.importorskip("pyrage", reason="needs the extra trust: pyrage")
 
 import pyrage
 from models import conv_net, save
-from trust import key_pair, write
+from trust import key_pair, signed_package, write
 from world import World, content, write_data
 
 import trtpipe
@@ -303,3 +305,19 @@ def test_without_a_key_a_signature_still_has_to_be_that_of_the_package(
     signature.write_bytes(contents[change])
     with pytest.raises(InputError, match=r"model\.sig: |changed since the package was signed"):
         trtpipe.verify_package(made)
+
+
+_VERIFY = """
+import sys
+for name in ("pydantic", "onnx", "onnx_ir", "ml_dtypes", "numpy", "rich", "pyrage"):
+    sys.modules[name] = None  # an import of it fails
+import trtpipe
+print(trtpipe.verify_package(sys.argv[1], key=sys.argv[2]).signatory.name)
+"""
+
+
+def test_a_signature_is_checked_with_cryptography_alone(tmp_path: Path) -> None:
+    pair = key_pair(tmp_path)
+    words = [sys.executable, "-c", _VERIFY, str(signed_package(tmp_path, pair.path)), str(pair.public)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("signing.pub\n", "")
