@@ -122,6 +122,33 @@ def test_an_archive_of_ours_is_replaced(build: Path, tmp_path: Path) -> None:
     assert Package.opened(tmp_path / "x.tar").model.version == "2"
 
 
+@pytest.mark.parametrize(
+    ("image", "fits"),
+    [
+        ({"resize": [8, 8]}, True),
+        ({"resize": 9}, True),  # the other side is that of the image
+        ({"resize": [9, 9], "crop": [8, 8]}, True),
+        ({"channels": "L"}, False),
+        ({"resize": [9, 8]}, False),
+        ({"resize": [8, 8], "crop": [8, 7]}, False),
+        ({"letterbox": [16, 16]}, False),
+        ({"resize": 4, "pad": [8, 9]}, False),
+        ({"layout": "HWC"}, False),
+    ],
+)
+def test_images_have_to_become_what_the_model_takes(
+    build: Path, tmp_path: Path, image: dict[str, Any], fits: bool
+) -> None:
+    words = trtpipe.ModelDescription(inputs={"x": {"image": image}})
+    if fits:
+        made = trtpipe.make_package(build, tmp_path / "pkg", description=words)
+        assert [each.input for each in made.model.preprocessing] == ["x"]
+        return
+    with pytest.raises(InputError, match=r"inputs\.x\.image: "):
+        trtpipe.make_package(build, tmp_path / "pkg", description=words)
+    assert not (tmp_path / "pkg").exists()
+
+
 def test_a_name_of_two_lines_is_refused_when_the_package_is_made(build: Path, tmp_path: Path) -> None:
     words = trtpipe.ModelDescription(name="x\nsigned by: A")
     with pytest.raises(InputError, match=r"name: .*U\+000A"):

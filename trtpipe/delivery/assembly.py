@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import TensorSpec
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
+    from trtpipe.config.image_transform import ImageTransform
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Reference
     from trtpipe.regression.bundle import Build
@@ -278,10 +279,28 @@ def _preprocessing(build: Build, description: ModelDescription) -> Iterator[Prep
     for spec in build.contract.inputs:
         words = description.inputs.get(spec.name)
         settings = words.image if words else None
-        if settings is None and used is not None and used.input in ("", spec.name):
+        if settings is not None:
+            _require_image(spec, settings.transform())
+        elif used is not None and used.input in ("", spec.name):
             settings = used
         if settings is not None:
             yield Preprocessing(spec.name, settings.transform(), raw=spec.dtype == RAW)
+
+
+def _require_image(spec: TensorSpec, transform: ImageTransform) -> None:
+    """Raise InputError unless what images are described to become is a batch that the input takes."""
+    if spec.shape is None:
+        return
+    made, axes = transform.shape, spec.shape[1:]
+    pairs = list(zip(made, axes, strict=False))
+    if len(axes) != len(made) or any(
+        isinstance(axis, int) and axis != size for size, axis in pairs if size is not None
+    ):
+        shown = "x".join("?" if size is None else str(size) for size in made)
+        raise InputError(
+            f"description: inputs.{spec.name}.image: gives {shown} values an image ({transform.layout}), of {spec}",
+            "correct channels, layout, resize or crop so that images become what the model takes",
+        )
 
 
 def _postprocessing(build: Build, description: ModelDescription, classes: tuple[str, ...]) -> Iterator[Postprocessing]:
