@@ -19,7 +19,7 @@ pytest.importorskip("pyrage", reason="needs the extra trust: pyrage")
 
 import pyrage
 from models import conv_net, save
-from trust import key_pair, write
+from trust import key_pair, signed_package, write
 from world import World, content, write_data
 
 import trtpipe
@@ -355,3 +355,39 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=words):
         trtpipe.make_package(build, tmp_path / "pkg", **options)
     assert not (tmp_path / "pkg").exists()
+
+
+@pytest.mark.parametrize("change", ["empty", "no base64", "another package's"])
+def test_without_a_key_a_signature_still_has_to_be_that_of_the_package(
+    build: Path, tmp_path: Path, change: str
+) -> None:
+    pair = key_pair(tmp_path)
+    made = trtpipe.make_package(build, tmp_path / "pkg", sign=pair.path).out
+    assert trtpipe.verify_package(made).signed
+    words = trtpipe.ModelDescription(version="2")
+    other = trtpipe.make_package(build, tmp_path / "other", description=words, sign=pair.path).out
+    signature = made / "model.sig"
+    contents = {
+        "empty": b"",
+        "no base64": signature.read_bytes().replace(b'"sig":"', b'"sig":"*'),
+        "another package's": (other / "model.sig").read_bytes(),
+    }
+    signature.write_bytes(contents[change])
+    with pytest.raises(InputError, match=r"model\.sig: |changed since the package was signed"):
+        trtpipe.verify_package(made)
+
+
+_VERIFY = """
+import sys
+for name in ("pydantic", "onnx", "onnx_ir", "ml_dtypes", "numpy", "rich", "pyrage"):
+    sys.modules[name] = None  # an import of it fails
+import trtpipe
+print(trtpipe.verify_package(sys.argv[1], key=sys.argv[2]).signatory.name)
+"""
+
+
+def test_a_signature_is_checked_with_cryptography_alone(tmp_path: Path) -> None:
+    pair = key_pair(tmp_path)
+    words = [sys.executable, "-c", _VERIFY, str(signed_package(tmp_path, pair.path)), str(pair.public)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("signing.pub\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,6 +93,67 @@ def test_feeds_in_memory_are_taken(build: Path, tmp_path: Path) -> None:
     made = trtpipe.make_package(build, tmp_path / "pkg", samples=feeds)
     assert made.model.reference is not None
     assert made.model.reference.feeds == 4
+
+
+@pytest.mark.parametrize("kind", ["an archive", "no archive", "a changed package"])
+def test_an_archive_of_others_is_not_replaced(build: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.tar"
+    if kind == "a changed package":
+        trtpipe.make_package(build, path)
+        data = bytearray(path.read_bytes())
+        data[path.read_bytes().index((build / "sm89.plan").read_bytes())] ^= 1
+        path.write_bytes(data)
+    elif kind == "an archive":
+        (tmp_path / "model.json").write_text("{}")
+        with tarfile.open(path, "w") as archive:
+            archive.add(tmp_path / "model.json", "model.json")
+    else:
+        path.write_text("mine")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"x\.tar: is there already"):
+        trtpipe.make_package(build, path)
+    assert path.read_bytes() == before
+
+
+def test_an_archive_of_ours_is_replaced(build: Path, tmp_path: Path) -> None:
+    trtpipe.make_package(build, tmp_path / "x.tar")
+    words = trtpipe.ModelDescription(version="2")
+    trtpipe.make_package(build, tmp_path / "x.tar", description=words)
+    assert Package.opened(tmp_path / "x.tar").model.version == "2"
+
+
+@pytest.mark.parametrize(
+    ("image", "fits"),
+    [
+        ({"resize": [8, 8]}, True),
+        ({"resize": 9}, True),  # the other side is that of the image
+        ({"resize": [9, 9], "crop": [8, 8]}, True),
+        ({"channels": "L"}, False),
+        ({"resize": [9, 8]}, False),
+        ({"resize": [8, 8], "crop": [8, 7]}, False),
+        ({"letterbox": [16, 16]}, False),
+        ({"resize": 4, "pad": [8, 9]}, False),
+        ({"layout": "HWC"}, False),
+    ],
+)
+def test_images_have_to_become_what_the_model_takes(
+    build: Path, tmp_path: Path, image: dict[str, Any], fits: bool
+) -> None:
+    words = trtpipe.ModelDescription(inputs={"x": {"image": image}})
+    if fits:
+        made = trtpipe.make_package(build, tmp_path / "pkg", description=words)
+        assert [each.input for each in made.model.preprocessing] == ["x"]
+        return
+    with pytest.raises(InputError, match=r"inputs\.x\.image: "):
+        trtpipe.make_package(build, tmp_path / "pkg", description=words)
+    assert not (tmp_path / "pkg").exists()
+
+
+def test_a_name_of_two_lines_is_refused_when_the_package_is_made(build: Path, tmp_path: Path) -> None:
+    words = trtpipe.ModelDescription(name="x\nsigned by: A")
+    with pytest.raises(InputError, match=r"name: .*U\+000A"):
+        trtpipe.make_package(build, tmp_path / "pkg", description=words)
+    assert not (tmp_path / "pkg").exists()
 
 
 @pytest.mark.parametrize("name", ["pkg", "pkg.tar"])

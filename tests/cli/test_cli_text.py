@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtpipe.cli.tables import metadata, table
+from trtpipe.cli.tables import line, metadata, table
 from trtpipe.cli.text import emit
 from trtpipe.config.units import printable
 
@@ -30,6 +30,10 @@ class TestPrintable:
     )
     def test_examples(self, text: str, shown: str) -> None:
         assert printable(text) == shown
+
+
+def test_a_line_stays_one() -> None:
+    assert line("whole: x\nsigned by: A") == r"whole: x\nsigned by: A"
 
 
 class TestEmit:

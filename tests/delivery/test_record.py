@@ -72,6 +72,37 @@ def test_fields_that_contradict_each_other_are_refused(change: dict[str, object]
         parsed(record(**change))
 
 
+LINES = "x\nsigned by: A"
+
+
+@pytest.mark.parametrize("text", [LINES, "x\rsigned by: A", "x\x1b[1A", "x\u2028y", "x\u202ey"])
+def test_a_name_is_one_line_that_moves_no_cursor(text: str) -> None:
+    with pytest.raises(InputError, match=r"model\.json: name: .*U\+"):
+        parsed(record(name=text))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"version": LINES}, "version"),
+        ({"precision": LINES}, "precision"),
+        ({"verdict": replace(record().verdict, headline=LINES)}, r"verdict\.headline"),
+        ({"outputs": (replace(record().outputs[0], unit=LINES),)}, r"outputs\[0\]\.unit"),
+        ({"notes": ("fine", LINES)}, r"notes\[1\]"),
+        ({"plans": (replace(record().plans[0], plugins={LINES: "0" * 64}),)}, r"plans\[0\]\.plugins"),
+    ],
+)
+def test_so_is_every_other_text(change: dict[str, object], field: str) -> None:
+    with pytest.raises(InputError, match=rf"model\.json: {field}: "):
+        parsed(record(**change))
+
+
+def test_descriptions_may_have_several_lines_and_names_any_script() -> None:
+    output = replace(record().outputs[0], meaning="one\ntwo")
+    model = record(name="\u7db2\u3000\U0001f469\u200d\U0001f52c", description="one\n\ttwo", outputs=(output,))
+    assert parsed(model) == model
+
+
 def test_every_field_is_required_or_has_a_default_that_is_its_own() -> None:
     plain = json.loads(record().to_file())
     assert set(plain) == {each.name for each in fields(Model)}

@@ -42,7 +42,7 @@ class TestOnTheCpu:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         with load(package, device="cpu") as model:
             model(images(1))
-            assert list(tmp_path.iterdir())
+            assert not list(tmp_path.iterdir())
         assert not list(tmp_path.iterdir())
 
     def test_a_closed_model_says_so(self, package):

@@ -77,6 +77,14 @@ def test_the_graph_is_decrypted_in_memory_alone(secret, keys, lowered, written, 
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_decrypted_lies_anywhere_while_a_model_is_loaded(secret, keys, written):
+    """So a process that is killed leaves nothing."""
+    with load(secret, "cpu", identity=keys / "identity.txt") as model:
+        assert written
+        assert not any(Path(path).parent.name.startswith("trtpipe-") and Path(path).parent.exists() for path in written)
+        assert model(images(2))["y"].shape == (2, 5)
+
+
 def test_the_plan_is_decrypted_in_memory_alone(secret, real_build, keys, machine, written):
     with load(secret, policy=keys / "policy.toml", identity=keys / "identity.txt") as model:
         assert machine.plans == [(real_build / "sm89.plan").read_bytes()]

@@ -1,4 +1,4 @@
-"""The public functions of delivery: a package from a build, and what a package proves."""
+"""The public functions of delivery: a package from a build, and its self-test. ``package_trust`` has what it proves."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ from trtpipe.config.profile import BuildSettings
 from trtpipe.config.settings import Settings
 from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
-from trtpipe.delivery.attestation import AttestedProvenance, read_provenance
-from trtpipe.delivery.encryption import Identities, encrypted, parse_recipients
-from trtpipe.delivery.policy import TrustPolicy
+from trtpipe.delivery.encryption import encrypted, parse_recipients
 from trtpipe.delivery.reader import TAR, Package
-from trtpipe.delivery.record import MODEL, SIGNATURE, UNLISTED, Model
-from trtpipe.delivery.signing import Signatory, SigningKey
+from trtpipe.delivery.record import MODEL, UNLISTED, Model
+from trtpipe.delivery.signing import SigningKey
 from trtpipe.delivery.statements import Statements
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from trtpipe.api.deliveries import OptionsLike, TritonLike
     from trtpipe.artifact import Feed
     from trtpipe.config.paths import PathLike
+    from trtpipe.delivery.policy import TrustPolicy
     from trtpipe.progress import Progress
     from trtpipe.regression.bundle import Build
     from trtpipe.runtime import SelfTest
@@ -69,27 +68,6 @@ class PackageResult:
     out: Path
     model: Model
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class VerifiedPackage:
-    """A package that is whole, and who vouches for it.
-
-    Attributes:
-        path: its folder, or its ``.tar``.
-        model: what its ``model.json`` says.
-        signed: whether there is a signature, by whomever.
-        signatory: who signed; ``None`` where the signature was not checked, because no trusted signer was named.
-        provenance: where the build comes from; ``None`` where the package does not say.
-        decrypted: whether the given identity opened every encrypted file.
-    """
-
-    path: Path
-    model: Model
-    signed: bool
-    signatory: Signatory | None
-    provenance: AttestedProvenance | None
-    decrypted: bool = False
 
 
 def make_package(
@@ -151,6 +129,8 @@ def make_package(
     check_writable(folder_of(target, (TAR,)))
     if os.path.lexists(target / BUNDLE.name):
         raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
+    if delivery is None:
+        _check_replaceable(target)
     recipients, key = _recipients(encrypt_to), _signing_key(sign)
     if delivery is not None and (recipients or key is not None):
         raise InputError(
@@ -187,6 +167,19 @@ def _stated(build: Build) -> Statements:
     return Statements.of_build(build, Provenance.beside(build.folder / MANIFEST))
 
 
+def _check_replaceable(out: Path) -> None:
+    """Raise InputError where an archive is named that is there, and is no package, or one that was changed."""
+    if not is_file_name(out, (TAR,)) or not os.path.lexists(out):
+        return
+    try:
+        Package.opened(out).verify()
+    except InputError as error:
+        raise InputError(
+            f"{out}: is there already, and is no package as trtpipe wrote it",
+            "move it, or choose another place with -o",
+        ) from error
+
+
 def _refuse_for_package(source: Path, given: Sequence[str]) -> None:
     """Raise InputError where arguments are given for what a package says itself."""
     for name in given:
@@ -219,64 +212,6 @@ def selftest_package(
 
     with load(package, device, policy=policy, identity=identity) as model:
         return model.selftest()
-
-
-def verify_package(
-    package: PathLike,
-    *,
-    policy: TrustPolicy | PathLike | None = None,
-    key: PathLike | None = None,
-    ca: PathLike | None = None,
-    identity: PathLike | None = None,
-) -> VerifiedPackage:
-    """Check that a package is whole and unchanged, that someone trusted signed it, and that it is what a policy asks.
-
-    Args:
-        package: its folder, or its ``.tar``.
-        policy: whom to trust, and what to ask for: a TOML file (docs/signing.md). Or one of the next two.
-        key: trust who has the private half of this public key (PEM).
-        ca: trust whom this CA (PEM) has given a certificate for signing.
-        identity: also decrypt every encrypted file, in memory, with the age identities (or SSH key) in this file.
-
-    Without ``policy``, ``key`` and ``ca`` a signature is not checked, and so anybody may have made the package.
-
-    Raises:
-        InputError: the package is not whole, not signed by a trusted signer, changed since, or not as the policy asks.
-        RecipeError: the policy is no TOML.
-        HostError: a package that this needs is not installed.
-
-    Example:
-        >>> _ = trtpipe.make_package("out", "package")
-        >>> trtpipe.verify_package("package").signed
-        False
-        >>> trtpipe.verify_package("package", key="release.pub").signatory.name  # doctest: +SKIP
-        'release.pub'
-    """
-    trusted = _policy(policy, path_or_none(key, "key"), path_or_none(ca, "ca"))
-    identities = None if identity is None else Identities.load(path_of(identity, "identity"))
-    found = Package.opened(path_of(package, "package")).with_identities(identities)
-    signatory = None if trusted is None else signing.verify(found, trusted)
-    found.verify()
-    inside = () if found.model.encryption is None else found.model.encryption.files
-    if identities is not None:
-        for file in inside:
-            found.read(file.name)
-    return VerifiedPackage(
-        path=found.path,
-        model=found.model,
-        signed=SIGNATURE in found.names,
-        signatory=signatory,
-        provenance=read_provenance(found, None if signatory is None else signatory.public_key),
-        decrypted=identities is not None and bool(inside),
-    )
-
-
-def _policy(policy: TrustPolicy | PathLike | None, key: Path | None, ca: Path | None) -> TrustPolicy | None:
-    if policy is None:
-        return TrustPolicy.of(key, ca) if key is not None or ca is not None else None
-    if key is not None or ca is not None:
-        raise InputError("policy: given beside a key or a CA", "name the key or CA in the policy")
-    return policy if isinstance(policy, TrustPolicy) else TrustPolicy.load(path_of(policy, "policy"))
 
 
 def _signing_key(given: SigningKey | PathLike | None) -> SigningKey | None:

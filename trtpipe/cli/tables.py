@@ -60,7 +60,7 @@ def show(block: Block) -> str:
 
 def line(text: str) -> str:
     """One line, its first word in color if it is a verdict."""
-    return _rendered(_cell(text), wrap=False)
+    return _rendered(_cell(printable(text)), wrap=False)
 
 
 def _cell(text: str) -> Text:

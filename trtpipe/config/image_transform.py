@@ -37,3 +37,11 @@ class ImageTransform:
         wanted = 1 if self.channels == "L" else 3
         if len(self.mean) != wanted or len(self.std) != wanted or any(value <= 0 for value in self.std):
             raise ValueError(f"mean and std need {wanted} value(s), and every std has to be greater than 0")
+
+    @property
+    def shape(self) -> tuple[int | None, int | None, int | None]:
+        """Of the tensor, without batch axis, in the order of ``layout``; ``None`` for what depends on the image."""
+        sizes = (self.letterbox, self.pad, self.crop, None if isinstance(self.resize, int) else self.resize)
+        height, width = next((size for size in sizes if size is not None), (None, None))
+        channels = 1 if self.channels == "L" else 3
+        return (channels, height, width) if self.layout == "CHW" else (height, width, channels)

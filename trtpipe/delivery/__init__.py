@@ -26,4 +26,5 @@ These make packages, and other things from packages:
 - ``bill_of_materials``: the ML-BOM. ``statements``: both, on their way through a hand-over.
 
 ``api/packages.py`` makes an ``Assembly`` and publishes it; each of the above is one call between the two.
+``api/package_trust.py`` verifies one, and stays with the modules that the runtime reads packages with.
 """

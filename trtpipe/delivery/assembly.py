@@ -16,7 +16,7 @@ import trtpipe
 from trtpipe.artifact import FileEntry
 from trtpipe.config.limits import OutputLimits
 from trtpipe.config.profile import DeploymentProfile
-from trtpipe.config.units import suggestion
+from trtpipe.config.units import printable, suggestion
 from trtpipe.data.pixels import RAW
 from trtpipe.delivery.reader import in_order, member
 from trtpipe.delivery.record import (
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import TensorSpec
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
+    from trtpipe.config.image_transform import ImageTransform
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Reference
     from trtpipe.regression.bundle import Build
@@ -82,8 +83,16 @@ class Assembly:
         return replace(self, model=replace(self.model, files=tuple(known[name] for name in sorted(known))))
 
     def sealed(self, folder: Path) -> Assembly:
-        """Digest every file and write ``model.json`` into ``folder``: what the package will be."""
+        """Digest every file and write ``model.json`` into ``folder``: what the package will be.
+
+        Raises:
+            InputError: a name is more than one line, or fields do not fit each other.
+        """
         model = self.listed().model
+        try:
+            model.check()
+        except ValueError as error:
+            raise InputError(f"{MODEL}: {error}", "correct it in the file of --describe, or in the model") from error
         (folder / MODEL).write_text(model.to_file(), encoding="utf-8")
         Model.parse((folder / MODEL).read_bytes(), folder / MODEL)
         return Assembly(model, {**self.files, MODEL: folder / MODEL})
@@ -144,7 +153,7 @@ def assemble(
         model_card="",
         provenance="",
         files=(),
-        notes=verdict.remarks,
+        notes=tuple(map(printable, verdict.remarks)),
     )
     return Assembly(model, files)
 
@@ -176,11 +185,11 @@ def _stated(verdict: Verdict) -> StatedVerdict:
     return StatedVerdict(
         outcome=verdict.outcome,
         exit_code=verdict.exit_code,
-        headline=verdict.headline,
-        scope=verdict.scope,
+        headline=printable(verdict.headline),
+        scope=printable(verdict.scope),
         samples=verdict.samples,
         data=verdict.data,
-        accuracy=verdict.accuracy.summary,
+        accuracy=printable(verdict.accuracy.summary),
         latency=verdict.latency.outcome,
         allowed_failed=bool(verdict.exit_code),
     )
@@ -261,10 +270,28 @@ def _preprocessing(build: Build, description: ModelDescription) -> Iterator[Prep
     for spec in build.contract.inputs:
         words = description.inputs.get(spec.name)
         settings = words.image if words else None
-        if settings is None and used is not None and used.input in ("", spec.name):
+        if settings is not None:
+            _require_image(spec, settings.transform())
+        elif used is not None and used.input in ("", spec.name):
             settings = used
         if settings is not None:
             yield Preprocessing(spec.name, settings.transform(), raw=spec.dtype == RAW)
+
+
+def _require_image(spec: TensorSpec, transform: ImageTransform) -> None:
+    """Raise InputError unless what images are described to become is a batch that the input takes."""
+    if spec.shape is None:
+        return
+    made, axes = transform.shape, spec.shape[1:]
+    pairs = list(zip(made, axes, strict=False))
+    if len(axes) != len(made) or any(
+        isinstance(axis, int) and axis != size for size, axis in pairs if size is not None
+    ):
+        shown = "x".join("?" if size is None else str(size) for size in made)
+        raise InputError(
+            f"description: inputs.{spec.name}.image: gives {shown} values an image ({transform.layout}), of {spec}",
+            "correct channels, layout, resize or crop so that images become what the model takes",
+        )
 
 
 def _postprocessing(build: Build, description: ModelDescription, classes: tuple[str, ...]) -> Iterator[Postprocessing]:

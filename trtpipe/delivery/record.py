@@ -6,6 +6,7 @@ The classes here are read by the runtime on machines that have little more than 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from trtpipe.delivery.schema import load_object, read_record, to_text
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 #: Name of the file, and the version of its fields: raised whenever they change.
@@ -24,6 +26,10 @@ MODEL, SCHEMA = "model.json", 1
 #: trtpipe wrote.
 SIGNATURE = "model.sig"
 UNLISTED = frozenset({MODEL, SIGNATURE, ".trtpipe.json"})
+#: What ends a line, moves a cursor or turns the direction of writing: with it a name could pass for what trtpipe says.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+#: Fields that may be of several lines.
+_LONG = frozenset({"description", "meaning"})
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,9 @@ class Model:
 
     def check(self) -> None:
         """Raise ValueError, naming the field, unless the fields fit each other."""
+        for where, text in _texts(self.to_dict(), ""):
+            if found := _CONTROL.search(text):
+                raise ValueError(f"{where}: {text!r:.80}: character U+{ord(found[0]):04X}, and it has to be one line")
         names = [file.name for file in self.files]
         if odd := [name for name in names if not _is_plain(name) or names.count(name) > 1 or name in UNLISTED]:
             raise ValueError(f"files: {odd[0]!r} is twice there, or is no name for a file of a package")
@@ -328,6 +337,20 @@ class Model:
         except ValueError as error:
             raise InputError(f"{path}: {error}", "make the package again; it is not edited by hand") from error
         return model
+
+
+def _texts(value: object, where: str) -> Iterator[tuple[str, str]]:
+    """Every text in plain JSON values that has to be one line, and the names of objects, each with its field."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield where, name
+            if name not in _LONG:
+                yield from _texts(item, f"{where}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{where}[{index}]")
 
 
 def _is_plain(name: str) -> bool:

@@ -154,6 +154,17 @@ def verify(package: Package, policy: TrustPolicy) -> Signatory:
     return signatory
 
 
+def check(package: Package) -> None:
+    """Check what can be said of a signature without knowing whose it is: that it is whole, and about this very package.
+
+    Raises:
+        InputError: there is one that is not.
+    """
+    data, path = package.unlisted(SIGNATURE), package.path / SIGNATURE
+    if data is not None:
+        _compare(package, _digests(Envelope.parse_bundle(data, path).payload, path))
+
+
 def _listed(digests: Mapping[str, str], name: str) -> bytes:
     """The statement of OpenSSF Model Signing."""
     names = sorted(digests)

@@ -5,7 +5,7 @@ Everything that lowers graphs is imported here, on use: onnx, onnx-ir and onnxru
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,18 +67,18 @@ def open_graph(package: Package) -> Iterator[tuple[GraphSession, str]]:
     from trtpipe.reference.runnable import runnable_graph
 
     encrypted = any(package.model.is_encrypted(name) for name in (graph.file, *graph.data))
-    with TemporaryDirectory(prefix="trtpipe-", dir=_in_memory(package) if encrypted else None) as temporary:
-        folder = Path(temporary)
-        package.copy((graph.file, *graph.data), folder)
-        digest_model(folder / graph.file)  # raises for what no exporter writes, before anything native reads it
-        path, note = runnable_graph(folder / graph.file, find_format(graph.half), folder)
-        settings = replace(Settings.from_environment(), isolate=False)
-        with load_backend("onnxruntime").open(path, settings) as runner:
-            if [spec.name for spec in runner.outputs] != [tensor.name for tensor in package.model.outputs]:
-                raise InputError(
-                    f"{package.path}: the graph has plug-ins, which only TensorRT runs", "load it on a GPU"
-                )
-            yield GraphSession(runner), ", ".join(word for word in (runner.device, note) if word)
+    with ExitStack() as stack:
+        # gone before the first run: a process that is killed leaves nothing decrypted behind
+        with TemporaryDirectory(prefix="trtpipe-", dir=_in_memory(package) if encrypted else None) as temporary:
+            folder = Path(temporary)
+            package.copy((graph.file, *graph.data), folder)
+            digest_model(folder / graph.file)  # raises for what no exporter writes, before anything native reads it
+            path, note = runnable_graph(folder / graph.file, find_format(graph.half), folder)
+            settings = replace(Settings.from_environment(), isolate=False)
+            runner = stack.enter_context(load_backend("onnxruntime").open(path, settings))
+        if [spec.name for spec in runner.outputs] != [tensor.name for tensor in package.model.outputs]:
+            raise InputError(f"{package.path}: the graph has plug-ins, which only TensorRT runs", "load it on a GPU")
+        yield GraphSession(runner), ", ".join(word for word in (runner.device, note) if word)
 
 
 def _in_memory(package: Package) -> Path:
