@@ -188,10 +188,9 @@ def test_the_author_s_words_and_papers(build: Path, tmp_path: Path) -> None:
 def test_a_second_one_takes_the_place_of_the_first(build: Path, tmp_path: Path) -> None:
     (tmp_path / "LICENSE").write_text("free")
     trtpipe.make_package(build, tmp_path / "pkg", licenses=[tmp_path / "LICENSE"])
-    (tmp_path / "pkg" / "mine.txt").write_text("mine")
     trtpipe.make_package(build, tmp_path / "pkg")
     ours = {"model.json", "lowered.onnx", "sm89.plan", "reference.npz", "provenance.intoto.json", "bom.cdx.json"}
-    assert {path.name for path in (tmp_path / "pkg").iterdir()} == ours | {".trtpipe.json", "mine.txt"}
+    assert {path.name for path in (tmp_path / "pkg").iterdir()} == ours | {".trtpipe.json"}
 
 
 def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None:
@@ -203,6 +202,28 @@ def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None
         folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
     trtpipe.make_package(build, out)
     Package.opened(out).verify()
+
+
+@pytest.mark.parametrize(("name", "earlier"), [("note.txt", False), ("more/note.txt", True), ("model.sig", True)])
+def test_a_folder_with_files_of_others_is_no_place_for_one(
+    build: Path, tmp_path: Path, name: str, earlier: bool
+) -> None:
+    """They would be in the package, which would not be whole with them."""
+    if earlier:
+        trtpipe.make_package(build, tmp_path / "pkg", description=trtpipe.ModelDescription(name="earlier"))
+    theirs = tmp_path / "pkg" / name
+    theirs.parent.mkdir(parents=True, exist_ok=True)
+    theirs.write_text("mine")
+    before = content(tmp_path / "pkg")
+    with pytest.raises(InputError, match="holds its own files alone") as caught:
+        trtpipe.make_package(build, tmp_path / "pkg")
+    assert str(tmp_path / "pkg" / name.partition("/")[0]) in caught.value.message
+    assert content(tmp_path / "pkg") == before
+    theirs.unlink()
+    if theirs.parent != tmp_path / "pkg":
+        theirs.parent.rmdir()
+    trtpipe.make_package(build, tmp_path / "pkg")
+    assert trtpipe.verify_package(tmp_path / "pkg").model.name == "net"
 
 
 def test_an_edited_file_is_not_replaced(build: Path, tmp_path: Path) -> None:

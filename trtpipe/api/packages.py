@@ -52,7 +52,7 @@ def _of_model(path: Path) -> list[str]:
 
 
 #: Of a package.
-PACKAGE = Index(MODEL, _of_model)
+PACKAGE = Index(MODEL, _of_model, alone=True)
 
 
 @dataclass(frozen=True)

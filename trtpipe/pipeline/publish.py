@@ -20,7 +20,7 @@ from trtpipe.artifact import FileEntry
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.durable import copy_new, plain_mode, sync_folder, write_new
 from trtpipe.errors import HostError, InputError
-from trtpipe.pipeline.ownership import held
+from trtpipe.pipeline.ownership import RECORD, held
 from trtpipe.report.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -42,10 +42,12 @@ class Index:
     Attributes:
         name: of the file.
         listed: the names that are in such a file, itself left out.
+        alone: whether the folder may hold nothing else, so that others' files in it are refused.
     """
 
     name: str
     listed: Callable[[Path], Sequence[str]]
+    alone: bool = False
 
 
 def _of_manifest(path: Path) -> list[str]:
@@ -144,6 +146,8 @@ def _publish(files: Mapping[str, tuple[FileEntry, Path]], out: Path, index: Inde
     with translate_os_errors(out, f"write {out}", elsewhere=elsewhere), held(out) as folder:
         changes = {name: pair for name, pair in wanted.items() if not _is_there(folder.path / name, pair[0])}
         gone = _outdated(folder, wanted, changes, index)
+        if index.alone:
+            _check_alone(folder, {*wanted, *gone})
         if not changes and not gone:
             return
         folder.check(changes)
@@ -161,6 +165,15 @@ def _publish(files: Mapping[str, tuple[FileEntry, Path]], out: Path, index: Inde
                 folder.record(before, staging)
                 raise
             folder.record(after, staging)
+
+
+def _check_alone(folder: OwnFolder, ours: Collection[str]) -> None:
+    for path in sorted(folder.path.iterdir()):
+        if path.name not in ours and path.name != RECORD:
+            raise InputError(
+                f"{path}: would be taken for a part of what is written here, which holds its own files alone",
+                "move it, or choose a folder of its own with -o",
+            )
 
 
 def _is_there(path: Path, entry: FileEntry) -> bool:
