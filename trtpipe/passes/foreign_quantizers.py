@@ -33,7 +33,7 @@ def _found(model: ir.Model) -> Iterator[str]:
         where = f"node {node_label(node)!r}"
         standard = node.domain in ("", "ai.onnx")
         if is_simulated(node):
-            yield f"its weights are marked for quantization, and are floats still ({where}, domain trt)"
+            yield f"weights are marked for quantization, but still floats ({where} is a {node.op_type} of domain trt)"
         if standard and node.op_type in _DYNAMIC:
             yield f"it is quantized dynamically ({where} is a {node.op_type}), and TensorRT needs scales that are fixed"
         elif (standard and node.op_type.startswith("QLinear")) or (
@@ -41,7 +41,7 @@ def _found(model: ir.Model) -> Iterator[str]:
         ):
             yield f"it is quantized in operators that TensorRT does not have ({where} is a {node.op_type})"
         elif standard and node.op_type in (QUANTIZE, DEQUANTIZE) and (reason := _refused(node)) is not None:
-            yield f"it is quantized {reason} ({where}), and TensorRT quantizes to signed integers around 0"
+            yield f"it is quantized {reason} ({where} is a {node.op_type}), and TensorRT takes signed integers around 0"
 
 
 def _refused(node: ir.Node) -> str | None:
