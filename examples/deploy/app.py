@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.errors import TrtpipeError
+from trtpipe.errors import InputError, TrtpipeError
 from trtpipe.runtime import LoadedModel, load
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ MOST_BYTES = 1 << 20
 
 def classify(model: LoadedModel, images: Sequence[str | bytes]) -> list[dict[str, object]]:
     """The best class of each image and its probability, as model.json says the output is to be read."""
+    if len(model.model.postprocessing) != 1 or not model.model.classes:
+        raise InputError("the package does not say which output holds scores of classes", "make it with --describe")
     (reading,) = model.model.postprocessing
     scores = model(list(images))[reading.output].astype(np.float64)
     if reading.activation == "softmax":
@@ -63,6 +66,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu")
     parser.add_argument("--serve", type=int, metavar="PORT", help="serve on this port; 0: any that is free")
     words = parser.parse_args()
+    try:
+        run(words)
+    except TrtpipeError as error:
+        print(f"{error.message}\n  {error.remedy}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
+def run(words: argparse.Namespace) -> None:
     with load(words.package, words.device) as model:
         if not model.selftest().passed:
             raise SystemExit(f"{words.package}: the self-test fails on {model.device}")

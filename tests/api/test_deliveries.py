@@ -107,6 +107,8 @@ class TestHandover:
         engine = trtpipe.inspect(tmp_path / "l4" / "sm89.plan")
         assert (engine.kind, engine.notes, engine.targets) == ("engine", (), ("sm89",))
         assert trtpipe.inspect(tmp_path / "l4" / "finished.json").kind == "finished hand-over"
+        folder = trtpipe.inspect(tmp_path / "l4")
+        assert (folder.kind, folder.contents["plan"]) == ("finished hand-over", "sm89.plan")
 
     def test_without_tensorrt_it_says_what_is_missing(self, build: Path, tmp_path: Path) -> None:
         if missing("tensorrt") is None:

@@ -149,6 +149,14 @@ def test_images_have_to_become_what_the_model_takes(
     assert not (tmp_path / "pkg").exists()
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.sig", ".trtpipe.json", "sm89.plan"])
+def test_a_paper_has_a_name_of_its_own(build: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("free")
+    with pytest.raises(InputError) as caught:
+        trtpipe.make_package(build, tmp_path / "pkg", licenses=[tmp_path / name])
+    assert caught.value.message.startswith(f"{tmp_path / name}: ")
+
+
 def test_a_name_of_two_lines_is_refused_when_the_package_is_made(build: Path, tmp_path: Path) -> None:
     words = trtpipe.ModelDescription(name="x\nsigned by: A")
     with pytest.raises(InputError, match=r"name: .*U\+000A"):

@@ -18,7 +18,7 @@ import pytest
 import trtpipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "deploy"
@@ -68,6 +68,23 @@ def test_the_commands_end_in_the_prediction_that_the_readme_prints(ran: list[str
     assert printed is not None
     assert ran[-1].strip() == printed[1]
     assert ran[1].splitlines()[-1].startswith("PASSED")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda words: [*words[:3], "missing.png", *words[4:]], "missing.png: no such file"),
+        (lambda words: [words[0], words[1], "missing", *words[3:]], "missing: no package"),
+        (lambda words: [word.replace("cpu", "tpu") for word in words], "device: 'tpu'"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_two_lines(
+    build: Path, ran: list[str], change: Callable[[list[str]], list[str]], said: str
+) -> None:
+    done = subprocess.run(started(change(BLOCKS[0][-1])), cwd=build, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 2
 
 
 @pytest.fixture

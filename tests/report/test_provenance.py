@@ -59,20 +59,31 @@ class TestGit:
         assert not (tmp_path / "ran").exists()
 
 
+#: As they may stand in a command line.
+SECRETS = (
+    *("https://me:canary@host/net.onnx", "token=ghp_CANARYcanaryCANARYcanary", "password=canary"),
+    "hf_CANARYcanaryCANARYcanary",
+)
+
+
 class TestOfABuild:
     def test_tells_when_and_by_what(self, world, heard_all, monkeypatch) -> None:
-        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/trtpipe", "build", "net.onnx", "--int8"])
+        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/trtpipe", "build", "net.onnx", "--int8", *SECRETS])
         monkeypatch.setenv("TRTPIPE_CACHE_KEY", "a secret that is long enough")
         before = datetime.now(timezone.utc).replace(microsecond=0)
         result = stages.build(world.job(), world.folder / "out", progress=heard_all)
         found = Provenance.beside(world.folder / "out" / "manifest.json")
         assert found is not None
         assert before <= datetime.fromisoformat(found.created) <= datetime.now(timezone.utc)
-        assert found.command == ("trtpipe", "build", "net.onnx", "--int8")
+        assert found.command == (
+            *("trtpipe", "build", "net.onnx", "--int8"),
+            *("https://host/net.onnx", "token=(removed)", "password=(removed)", "(removed)"),
+        )
         assert found.source == "net.onnx"
         assert found.toolchain == result.manifest.toolchain
         text = (world.folder / "out" / PROVENANCE).read_text()
         assert "secret" not in text
+        assert "canary" not in text.lower()
         assert os.uname().nodename not in text
 
     def test_a_call_from_python_has_no_command(self, world, heard_all) -> None:

@@ -99,6 +99,13 @@ def test_one_of_several_profiles_has_to_admit_all_inputs_together() -> None:
         both.feed({"a": zeros(1), "b": zeros(9)})
 
 
+def test_a_range_of_several_profiles_is_said_once() -> None:
+    profile = {"x": Range((1, 3, 8, 8), (2, 3, 8, 8), (8, 3, 8, 8))}
+    with pytest.raises(InputError) as caught:
+        Feeder(record(), [profile, profile]).feed(zeros(9, 3, 8, 8))
+    assert caught.value.message.count("1x3x8x8 to 8x3x8x8") == 1
+
+
 def test_arrays_of_torch_in_host_memory_are_taken_without_a_copy() -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.zeros(2, 3, 8, 8)

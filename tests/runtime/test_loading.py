@@ -180,6 +180,12 @@ def test_a_package_without_reference_inputs(package, tmp_path):
     assert "--samples" in caught.value.remedy
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_plug_in_library_that_is_missing_is_named(package, machine, tmp_path, device):
+    with pytest.raises(InputError, match=r"missing\.so: no such file"):
+        load(package, device, plugins=[tmp_path / "missing.so"])
+
+
 def test_plug_in_libraries_are_asked_for_and_checked(package, machine, tmp_path):
     copy = shutil.copytree(package, tmp_path / "copy")
     stated = json.loads((copy / "model.json").read_text())

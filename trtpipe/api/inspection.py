@@ -18,6 +18,7 @@ from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.paths import path_of
+from trtpipe.delivery.handover import FINISHED
 from trtpipe.delivery.record import MODEL
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord, ProgramRecord
@@ -181,7 +182,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Describe a file by its content, with the JSON beside it where there is one.
 
     Args:
-        path: a file, or the folder of a bundle or a package.
+        path: a file, or the folder of a bundle, a package or a hand-over; of one that was finished, what came of it.
 
     Raises:
         InputError: it cannot be read, or is nothing trtpipe knows.
@@ -191,7 +192,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         'engine'
     """
     path = path_of(path, "path")
-    for name in (MANIFEST, MODEL):
+    for name in (MANIFEST, FINISHED, MODEL):
         if (path / name).is_file():
             path /= name
     head = _head(path)

@@ -72,6 +72,8 @@ def _decoded(path: Path, settings: ImageTransform, content: IO[bytes] | None) ->
             rgb = _opaque(image).convert("RGB")
     except oversize as error:
         raise InputError(f"{path}: too large: {error}", "remove it or scale it down") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file", "give an existing image file") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise InputError(
             f"{path}: damaged, or not a {', '.join(FORMATS)} image: {error}", "remove or replace this file"

@@ -22,6 +22,7 @@ from trtpipe.delivery.reader import in_order, member
 from trtpipe.delivery.record import (
     MODEL,
     SCHEMA,
+    UNLISTED,
     FileDigest,
     Graph,
     Model,
@@ -70,7 +71,7 @@ class Assembly:
             InputError: there is one of that name.
         """
         name = name or path.name
-        if name in self.files or name == MODEL:
+        if name in self.files or name in UNLISTED:
             raise InputError(f"{path}: the package has a file {name!r} already", "give the file another name")
         return replace(self, files={**self.files, name: path})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from trtpipe.config.redaction import without_secrets
 from trtpipe.delivery.envelope import STATEMENT_TYPE, Envelope, statement
 from trtpipe.delivery.schema import load_object
 from trtpipe.errors import InputError
@@ -38,14 +39,6 @@ _AGAIN = "get the package again from whoever signed it"
 
 #: The version of a package, not of a format.
 _VERSION = re.compile(r"\d+\.\d[\w.+-]*")
-#: Secrets that commands and addresses may carry -> what is written instead.
-_SECRETS = (
-    (re.compile(r"(?<=://)[^/@\s]+@"), ""),
-    (re.compile(r"(?<=\w)\?[^\s]*(?:sig|token|key|secret|password|credential)[^\s]*", re.I), "?(removed)"),
-    (re.compile(r"AGE-SECRET-KEY-[0-9A-Z-]+", re.I), "(removed)"),
-    (re.compile(r"\b((?:pin-value|passw(?:or)?d|token|secret|api[-_]?key)\s*[=:]\s*)[^\s;&]+", re.I), r"\1(removed)"),
-    (re.compile(r"\b(?:hf|ghp|gho|ghs|glpat|github_pat|sk)[-_][A-Za-z0-9_-]{16,}|\bAKIA[0-9A-Z]{16}\b"), "(removed)"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -246,7 +239,4 @@ def _without_secrets(value: Any) -> Any:
         return {key: _without_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_secrets(item) for item in value]
-    if isinstance(value, str):
-        for pattern, instead in _SECRETS:
-            value = pattern.sub(instead, value)
-    return value
+    return without_secrets(value) if isinstance(value, str) else value

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import trtpipe
 from trtpipe.artifact import Record
+from trtpipe.config.redaction import without_secrets
 from trtpipe.config.toolchain import machine
 from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
@@ -40,7 +41,7 @@ class Provenance(Record):
     Attributes:
         trtpipe: its version.
         created: when, in UTC (ISO 8601).
-        command: the command line; empty for a call from Python.
+        command: the command line, without what looks like a secret; empty for a call from Python.
         source: what the user named, without folders.
         git: the repository of the source's code, else that of the working folder; ``None`` where there is none.
         machine: what kind of machine it was.
@@ -112,4 +113,4 @@ def _command() -> tuple[str, ...]:
     """The words of ``trtpipe ...``, if that is what runs."""
     program = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     ours = program.name == "trtpipe" or program == Path(trtpipe.__file__).with_name("__main__.py")
-    return ("trtpipe", *sys.argv[1:]) if ours else ()
+    return ("trtpipe", *map(without_secrets, sys.argv[1:])) if ours else ()

@@ -160,9 +160,8 @@ class Feeder:
         bad = min(([name for name in each if not _admits(each, extents, name)] for each in self._profiles), key=len)
         name = bad[0]
         what = "values" if name in self._by_value else "shape"
-        ranges = ", or ".join(
-            f"{_shown(each[name].min)} to {_shown(each[name].max)}" for each in self._profiles if name in each
-        )
+        pairs = [(each[name].min, each[name].max) for each in self._profiles if name in each]
+        ranges = ", or ".join(f"{_shown(least)} to {_shown(most)}" for least, most in dict.fromkeys(pairs))
         raise InputError(
             f"input {name!r} has {what} {_shown(extents[name])}, outside what the plan was built for: {ranges}",
             f"give {what} inside, or build with wider ones",

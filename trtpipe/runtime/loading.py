@@ -59,12 +59,15 @@ def load(
         (1, 10)
     """
     found = _trusted(Package.opened(path_of(package, "package")), policy, identity)
+    libraries = paths_of(plugins, "plugins")
+    if missing := [path for path in libraries if not path.is_file()]:
+        raise InputError(f"plugins: {missing[0]}: no such file", "give an existing library")
     if device == "cpu":
         return _on_cpu(found)
     match = _CUDA.fullmatch(device) if isinstance(device, str) else None
     if match is None:
         raise InputError(f"device: {device!r} is no device", 'give "cuda", "cuda:1" or "cpu"')
-    return _on_gpu(found, int(match[1] or 0), paths_of(plugins, "plugins"), cuda_graph=cuda_graph)
+    return _on_gpu(found, int(match[1] or 0), libraries, cuda_graph=cuda_graph)
 
 
 def _trusted(package: Package, policy: TrustPolicy | PathLike | None, identity: PathLike | None) -> Package:
