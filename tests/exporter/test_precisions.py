@@ -237,7 +237,7 @@ class TestInt4OfTensorRT:
         np.testing.assert_allclose(found, self.product(proto), rtol=1e-5, atol=1e-5)
 
     def test_what_is_only_marked_is_refused_by_name(self) -> None:
-        with pytest.raises(StageError, match="'dequantize', domain trt") as caught:
+        with pytest.raises(StageError, match="'dequantize' is a DequantizeLinear of domain trt") as caught:
             settled(int4_weights("marked"), requantize=False)
         assert "--requantize" in caught.value.remedy
 
