@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import compileall
+import importlib
 import os
 import subprocess
 import sys
@@ -348,3 +350,15 @@ class TestState:
         first = state_of(Observed(), {})
         (tmp_path / "timm-1.0.dist-info").rename(tmp_path / "timm-1.1.dist-info")
         assert state_of(Observed(), {}) != first
+
+
+def test_nothing_of_it_is_left_behind() -> None:
+    def functions() -> list[object]:
+        environment = type(os.environ)
+        return [os.stat, os.lstat, os.access, os.readlink, builtins.__import__, importlib.import_module,
+                environment.__getitem__, environment.__iter__]  # fmt: skip
+
+    before = functions()
+    with FileTracker(Path("own")):
+        assert not set(before) & set(functions())
+    assert functions() == before

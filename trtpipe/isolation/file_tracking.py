@@ -86,6 +86,7 @@ class FileTracker:
         self._before: set[str] = set()
         self._native: set[str] = set()
         self._unannounced = list(_NATIVE)
+        self._replaced: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> FileTracker:
         self._before = set(sys.modules)
@@ -94,13 +95,20 @@ class FileTracker:
         self._announce()
         self._watch_imports()
         for name in ("stat", "lstat", "access", "readlink"):
-            setattr(os, name, self._asking(getattr(os, name)))
+            self._replace(os, name, self._asking(getattr(os, name)))
         self._watch_environment()
         self._active = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._active = False
+        while self._replaced:
+            place, name, before = self._replaced.pop()
+            setattr(place, name, before)
+
+    def _replace(self, place: Any, name: str, function: Callable[..., Any]) -> None:
+        self._replaced.append((place, name, getattr(place, name)))
+        setattr(place, name, function)
 
     def observed(self) -> Observed:
         """What was read, by absolute paths; each path in the strongest sense in which it counts."""
@@ -183,7 +191,8 @@ class FileTracker:
             self._announce()
             return found
 
-        builtins.__import__, importlib.import_module = imported, import_module
+        self._replace(builtins, "__import__", imported)
+        self._replace(importlib, "import_module", import_module)
 
     def _announce(self) -> None:
         """Have functions that open files in native code tell of it, as far as they are loaded."""
@@ -222,8 +231,8 @@ class FileTracker:
                 seen.add("*")
             return iterate(mapping)
 
-        setattr(variables, "__getitem__", getitem)  # noqa: B010  every reference to it is of this class
-        setattr(variables, "__iter__", iterating)  # noqa: B010
+        self._replace(variables, "__getitem__", getitem)  # every reference to it is of this class
+        self._replace(variables, "__iter__", iterating)
 
 
 def _unfollowed() -> set[str]:
