@@ -8,11 +8,13 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from trtpipe.artifact import Observed
 from trtpipe.config.observed import state_of
+from trtpipe.isolation.file_tracking import FileTracker
 
 HEADER = """
 import sys, os, json
