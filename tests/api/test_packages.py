@@ -209,7 +209,9 @@ def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None
         (out / "model.json").write_text(text)
         folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
     trtpipe.make_package(build, out)
-    Package.opened(out).verify()
+    found = Package.opened(out)
+    found.verify()
+    assert found.model.schema == 1
 
 
 @pytest.mark.parametrize(("name", "earlier"), [("note.txt", False), ("more/note.txt", True), ("model.sig", True)])

@@ -90,7 +90,7 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
     def run_together(
         self, settings: CompileSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> tuple[Draft, ...]:
-        """Build as few plans for ``settings.together`` as do no harm; each target gets a file of its own.
+        """Build as few plans for ``settings.together`` as possible; each target gets a file of its own.
 
         Targets share a plan only where a plan of its own has neither fewer kernels nor less activation memory for any
         of them. What cannot be built for a target leaves the others as they are, and has no draft.
