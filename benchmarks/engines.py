@@ -111,7 +111,7 @@ def reports(model: Path, folder: Path) -> dict[str, object]:
             "weight_bytes": each.weight_bytes,
             "bytes_written": each.report and each.report.bytes_written,
             "bytes_read": each.report and each.report.bytes_read,
-            "products": each.report and each.report.products,
+            "conv_gemm": each.report and each.report.conv_gemm_types,
         }
         for name, each in records.items()
     }

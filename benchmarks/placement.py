@@ -110,7 +110,7 @@ def main() -> None:
                             "batch": batch,
                             "style": style,
                             "kernels": len(report.kernels),
-                            "products": report.products,
+                            "conv_gemm": report.conv_gemm_types,
                             "activation_memory_mb": round((report.activation_memory or 0) / 1e6, 1),
                             "written_mb": round(report.bytes_written / 1e6, 1),
                             "read_mb": round(report.bytes_read / 1e6, 1),

@@ -108,7 +108,7 @@ def caught(report: UpgradeReport, what: str) -> bool:
 def computed(report: EngineReport | None) -> tuple[dict[str, int], set[str]]:
     """How many Conv and GEMM kernels compute in each type, and which types any kernel does: no node is looked at."""
     assert report is not None
-    return report.products, set(report.precisions)
+    return report.conv_gemm_types, set(report.precisions)
 
 
 def dtype_trial(bundle: Path, scratch: Path, generator: np.random.Generator) -> bool | None:

@@ -13,7 +13,7 @@ from models import save
 from trtpipe.config.recipe import DataSettings
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.data.dataset import open_dataset
-from trtpipe.pipeline.executor import by_hand
+from trtpipe.pipeline.executor import prepared_without_store
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.stages.stage import Inputs
@@ -35,7 +35,7 @@ class RunState(Protocol):
 
 def run_stage(stage: Stage[Any], job: Job, inputs: Inputs, workdir: Path, progress: Progress) -> Draft:
     """Run a stage for a job, without its own check."""
-    work = by_hand(stage, job, inputs)
+    work = prepared_without_store(stage, job, inputs)
     return stage.run(work.settings, work.inputs, workdir, job.runtime, progress)
 
 
@@ -52,7 +52,7 @@ def consumed(stage: Stage[Any], job: Job) -> tuple[str, ...]:
 
 
 def fingerprint_of(stage: Stage[Any], job: Job) -> dict[str, str]:
-    """The part of a stage's key that tells of the back-end."""
+    """The part of a stage's key that identifies the back-end."""
     return stage.fingerprint(settings_of(stage, job), job.runtime)
 
 

@@ -22,5 +22,5 @@ def raised(proto: onnx.ModelProto, half: str) -> onnx.ModelProto:
 
 
 def kept(decisions: Mapping[str, NodeDecision]) -> dict[str, str]:
-    """Nodes that stay in float32, and why."""
+    """Nodes that are kept in float32, and why."""
     return {name: decision.reason for name, decision in decisions.items() if decision.precision == "float32"}

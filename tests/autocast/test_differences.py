@@ -17,7 +17,7 @@ FAR, LEFT = TensorRange(minimum=2.96, maximum=3.04), TensorRange(minimum=-0.04, 
 
 
 def kept(graph: str, opset: int = 18, weights: dict | None = None, **tensor_ranges: TensorRange) -> dict[str, str]:
-    """Nodes that stay in float32, and why; tensors not named were seen between -1 and 1."""
+    """Nodes that are kept in float32, and why; tensors not named were seen between -1 and 1."""
     loaded = ir.serde.deserialize_model(model(graph, opset=opset, **(weights or {})))
     run_passes(loaded, [InferTypes()])
     names = {str(value.name) for node in loaded.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}

@@ -16,7 +16,7 @@ from trtpipe.passes.infer_types import InferTypes
 
 
 def decided(proto: onnx.ModelProto, half: str, **tensor_ranges: TensorRange) -> dict[str, str]:
-    """Nodes that stay in float32, and why; tensors not named were seen between -1 and 1."""
+    """Nodes that are kept in float32, and why; tensors not named were seen between -1 and 1."""
     loaded = ir.serde.deserialize_model(proto)
     run_passes(loaded, [InferTypes()])
     names = {str(value.name) for node in loaded.graph.all_nodes() for value in (*node.inputs, *node.outputs) if value}

@@ -1,4 +1,4 @@
-"""What stays in float32, with numbers that show why it must."""
+"""What is kept in float32, with numbers that show why it must."""
 
 from __future__ import annotations
 

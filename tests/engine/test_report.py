@@ -39,7 +39,7 @@ def test_totals():
 
 def test_what_computes_in_what():
     assert REPORT.precisions == {"Half": 1, "Int4": 1, "Int8": 1}
-    assert REPORT.products == {"Half": 1, "Int8": 1}
+    assert REPORT.conv_gemm_types == {"Half": 1, "Int8": 1}
     assert CONV.types == {"Int8", "Float", "Half"}
 
 

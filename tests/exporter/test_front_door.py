@@ -63,7 +63,7 @@ def built(
     )
     report = EngineRecord.read(folder / "out" / "sm89.plan.json").report
     assert report is not None
-    return result, report.products
+    return result, report.conv_gemm_types
 
 
 def test_nodes_out_of_order(tmp_path: Path, heard_all: Any) -> None:

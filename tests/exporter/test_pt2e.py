@@ -93,7 +93,7 @@ def test_symmetric_ones_are_taken_as_they_are(file: Path, function: str) -> None
     assert operators(file.with_name("out") / "model.onnx").count("QuantizeLinear") == 2
     report = EngineRecord.read(file.with_name("out") / "sm89.plan.json").report
     assert report is not None
-    assert report.products == {"Int8": 2}
+    assert report.conv_gemm_types == {"Int8": 2}
 
 
 def test_a_saved_program_brings_its_operators(file: Path) -> None:
@@ -122,5 +122,5 @@ def test_taken_out_they_are_found_anew(file: Path) -> None:
     assert not [op for op in operators(file.with_name("out") / "model.onnx") if "uantize" in op]
     report = EngineRecord.read(file.with_name("out") / "sm89.plan.json").report
     assert report is not None
-    assert report.products == {"Int8": 2}
+    assert report.conv_gemm_types == {"Int8": 2}
     assert np.isfinite(result.parity.comparisons[-1].outputs[0].mean_abs)  # type: ignore[union-attr]

@@ -242,7 +242,7 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     assert word in record.precisions
     assert record.report is not None
     assert record.report.source == "builder log"
-    assert record.report.products == {word: 2}
+    assert record.report.conv_gemm_types == {word: 2}
     nodes = {node for layer in record.report.layers for node in layer.nodes}
     assert {
         node.node

@@ -24,7 +24,7 @@ from trtpipe.config.source import FactorySource, OnnxSource
 from trtpipe.config.stage_settings import BuildRequest
 from trtpipe.config.target import find_target
 from trtpipe.data.dataset import open_dataset
-from trtpipe.pipeline.executor import by_hand, input_digests
+from trtpipe.pipeline.executor import input_digests, prepared_without_store
 from trtpipe.pipeline.pipeline import STAGES
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.stages.evaluate import Evaluate
@@ -329,7 +329,7 @@ class TestContent:
 
         def of(job: Job) -> dict[str, str]:
             data = open_dataset(job.recipe.data, read_contract(tmp_path / "net.onnx"))
-            inputs = by_hand(Evaluate("model"), job, Inputs({}, {"calibration-data": data})).inputs
+            inputs = prepared_without_store(Evaluate("model"), job, Inputs({}, {"calibration-data": data})).inputs
             return input_digests(job, replace(inputs, plugins=tuple(map(Path, job.profile.build.plugins))))
 
         return of

@@ -41,7 +41,7 @@ class CastPrecision(GraphPass):
 
     Args:
         dtype: the type to compute in.
-        keep: shell patterns of node names that stay in float32.
+        keep: shell patterns of node names to keep in FP32.
         tensor_ranges: what was measured on real data; ``None`` leaves the fixed rules.
     """
 

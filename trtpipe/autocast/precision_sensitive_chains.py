@@ -34,7 +34,7 @@ _VISIBLE = 0.125
 
 
 def precision_sensitive_chains(model: ir.Model, half: Format, guard: RangeGuard | None) -> dict[ir.Node, str]:
-    """Nodes whose rounding would be seen -> why they stay in float32.
+    """Nodes whose rounding would be seen -> why they are kept in float32.
 
     Args:
         guard: what was measured; without it only operators that take positions, and logarithms, are followed.

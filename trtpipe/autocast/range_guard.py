@@ -1,6 +1,6 @@
 """What real data says about a node in 16 bits: the extremes of its tensors against what the type holds.
 
-Measured values replace assumptions in both directions: a mean over small values need not stay in float32, and a
+Measured values replace assumptions in both directions: a mean over small values need not be kept in float32, and a
 product that grows must. Weighted operators and normalizations sum in float32 inside, whatever type their inputs have;
 only explicit sums are judged by what they add up.
 """
@@ -55,7 +55,7 @@ class RangeGuard:
         return True
 
     def objection(self, node: ir.Node) -> str | None:
-        """Why ``node``, which it knows, stays in float32; or ``None``."""
+        """Why ``node``, which it knows, is kept in float32; or ``None``."""
         for value in _floats(node):
             if reason := self._size(value):
                 return reason

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtpipe.autocast.precision_sensitive_chains import precision_sensitive_chains
+from trtpipe.config.formats import FP16, Format
 from trtpipe.passes.float32_forms import refused_in
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.infer_types import formal, schema_of
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import onnx
 
     from trtpipe.autocast.range_guard import RangeGuard
-    from trtpipe.config.formats import Format
 
 #: sums and powers whose results leave float16's range or precision although their inputs fit
 _GROWS = frozenset({"Pow", "Exp", "Reciprocal", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceProd", "CumSum"})
@@ -71,7 +71,7 @@ class HalfRules:
 
     Two kinds of values are followed through the graph. Those that come from integers, by arithmetic alone, are shapes,
     indices or masks. Those that 16 bits cannot hold are results of constants that do not fit and, where nothing was
-    measured, of sums and powers: their readers stay in float32 too, up to the operator that brings them back (a
+    measured, of sums and powers: their readers are kept in float32 too, up to the operator that brings them back (a
     division, a softmax, a square root).
 
     Args:
@@ -91,7 +91,7 @@ class HalfRules:
         self._kept: set[ir.Node] = set()
 
     def kept(self, node: ir.Node) -> str | None:
-        """Why ``node`` stays in float32, or ``None``."""
+        """Why ``node`` is kept in float32, or ``None``."""
         reason = self._reason(node)
         if reason is not None:
             self._kept.add(node)
@@ -214,7 +214,7 @@ def _surrounded(node: ir.Node, reasons: Mapping[ir.Node, str | None], found: Map
 def float_only(parameter: onnx.defs.OpSchema.FormalParameter | None) -> bool:
     """Whether a formal parameter accepts float32 and no 16-bit type (Resize's scales, for example)."""
     types = parameter.types if parameter is not None else set()
-    return "tensor(float)" in types and "tensor(float16)" not in types
+    return "tensor(float)" in types and f"tensor({FP16.storage})" not in types
 
 
 def _takes_half(node: ir.Node, schema: onnx.defs.OpSchema, half: Format) -> bool:

@@ -344,7 +344,7 @@ class DeploymentProfile(UserRecord):
         backend: which TensorRT flavor builds; ``auto`` picks one and says why.
         shapes: one optimization profile, or several; input name -> min/opt/max. ``"auto"``: see ``auto_shapes``.
         auto_shapes: whether ranges that are not given are inferred from the calibration data.
-        keep: patterns (shell style) of node names that stay in float32.
+        keep: patterns (shell style) of node names to keep in FP32.
         int8_nodes: patterns of node names that ``best`` may compute in INT8; all others stay in FP16.
         requantize: whether the quantizers of a model that is quantized already are taken out.
     """

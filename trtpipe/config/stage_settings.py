@@ -5,7 +5,7 @@ a metric's function) is an input of a stage instead, under its digest. What does
 that equal work has equal records. Fields of one name mean the same in every record:
 
 - ``precision``: what the lowered graph computes in.
-- ``keep``, ``int8_nodes``: patterns of node names that stay in float32, or that may compute in INT8.
+- ``keep``, ``int8_nodes``: patterns of node names kept in FP32, or that may compute in INT8.
 - ``shapes``: the typical input shapes, of the first optimization profile or of each.
 - ``synthetic``: typical shapes of every profile, for random samples to compare outputs on; none where there is data.
 - ``backend``, ``targets``: the back-end that builds engines, and the names of the GPUs it builds them for.

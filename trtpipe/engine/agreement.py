@@ -80,8 +80,8 @@ def compare(decisions: Sequence[NodeDecision], report: EngineReport) -> tuple[Ag
 
 
 def _judged(layers: list[EngineLayer]) -> list[EngineLayer]:
-    return [layer for layer in layers if layer.is_product] or layers
+    return [layer for layer in layers if layer.is_conv_gemm] or layers
 
 
 def _satisfies(layer: EngineLayer, types: frozenset[str]) -> bool:
-    return bool(layer.types & types) or (not layer.is_product and _CAST in layer.name)
+    return bool(layer.types & types) or (not layer.is_conv_gemm and _CAST in layer.name)

@@ -28,7 +28,7 @@ _SHORT = {word: form.name.upper() for form in FORMATS for word in form.engine}
 _UNKNOWN_BITS = 32
 
 #: Substrings of the types of Conv and GEMM layers; a fused attention kernel is known by its name only.
-_PRODUCTS = ("correlation", "conv", "gemm", "runtime_fusion", "matrix")
+_CONV_GEMM = ("correlation", "conv", "gemm", "runtime_fusion", "matrix")
 _ATTENTION = "_gemm_mha"
 
 
@@ -76,10 +76,10 @@ class EngineLayer(Record):
         return bool(self.inputs or self.outputs)
 
     @property
-    def is_product(self) -> bool:
+    def is_conv_gemm(self) -> bool:
         """Whether it is a Conv or GEMM layer, or a fused attention."""
         kind = self.kind.lower()
-        return self.is_attention or any(part in kind for part in _PRODUCTS)
+        return self.is_attention or any(part in kind for part in _CONV_GEMM)
 
     @property
     def is_attention(self) -> bool:
@@ -130,9 +130,9 @@ class EngineReport(Record):
         return dict(sorted(Counter(layer.computes_in for layer in self.kernels).items()))
 
     @property
-    def products(self) -> dict[str, int]:
+    def conv_gemm_types(self) -> dict[str, int]:
         """Type -> how many Conv and GEMM layers compute in it."""
-        return dict(sorted(Counter(layer.computes_in for layer in self.kernels if layer.is_product).items()))
+        return dict(sorted(Counter(layer.computes_in for layer in self.kernels if layer.is_conv_gemm).items()))
 
     @property
     def bytes_written(self) -> int:
@@ -157,8 +157,10 @@ class EngineReport(Record):
             parts.append(f"{format_bytes(self.activation_memory)} activations")
         if self.weight_memory is not None:
             parts.append(f"{format_bytes(self.weight_memory)} weights")
-        if self.products:
-            counts = ", ".join(f"{count} {_SHORT.get(type_, type_.upper())}" for type_, count in self.products.items())
+        if self.conv_gemm_types:
+            counts = ", ".join(
+                f"{count} {_SHORT.get(type_, type_.upper())}" for type_, count in self.conv_gemm_types.items()
+            )
             parts.append(f"Conv/GEMM layers: {counts}")
         if self.separate:
             parts.append(f"{len(self.separate)} separate Q/DQ")

@@ -171,7 +171,7 @@ class FileTracker:
             self._unseen.add(f"the native code of {package}")
 
     def _watch_imports(self) -> None:
-        """See imports of what is loaded already, which no event tells of, and announce what is loaded from now on."""
+        """See imports of what is loaded already, which no event reports, and announce what is loaded from now on."""
         statement, function = builtins.__import__, importlib.import_module
 
         def watch(name: str) -> None:
@@ -195,7 +195,7 @@ class FileTracker:
         self._replace(importlib, "import_module", import_module)
 
     def _announce(self) -> None:
-        """Have functions that open files in native code tell of it, as far as they are loaded."""
+        """Have functions that open files in native code report them, as far as they are loaded."""
         waiting, self._unannounced = self._unannounced, []
         self._unannounced += [(module, name) for module, name in waiting if not _announced(module, name)]
 

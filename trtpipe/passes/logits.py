@@ -38,7 +38,7 @@ def show_logits(model: ir.Model, *, beside: bool = False) -> tuple[str, ...]:
 
 
 def _sources(value: ir.Value) -> tuple[ir.Value, ...]:
-    """What tells of the noise in ``value``: the value itself, or all it is made from."""
+    """What shows the noise in ``value``: the value itself, or all it is made from."""
     node = value.producer()
     source: ir.Value | None = None if node is None else next(iter(node.inputs), None)
     if node is None or source is None or not is_standard(node):

@@ -245,7 +245,7 @@ class Executor:
         )
 
 
-def by_hand(stage: Stage[Any], job: Job, given: Inputs) -> Prepared:
+def prepared_without_store(stage: Stage[Any], job: Job, given: Inputs) -> Prepared:
     """A stage prepared outside of a store, with what is ``given`` and what the job's user brings."""
     settings = _settings(stage, job)
     code = brought(job, stage.consumes(settings))

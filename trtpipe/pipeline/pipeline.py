@@ -82,9 +82,9 @@ class Pipeline:
     def run(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> tuple[Step, ...]:
         """Make every artifact that ``stages`` produce.
 
-        One failing target does not lose the others, and a stage that a later one of ``stages`` spares does not lose
-        what is there: the step is ``failed`` and the rest goes on. If all targets of a stage fail, the first error is
-        raised.
+        One failing target does not lose the others, and a stage that a later one of ``stages`` can do without does not
+        lose what is there: the step is ``failed`` and the rest goes on. If all targets of a stage fail, the first error
+        is raised.
 
         Args:
             stages: in pipeline order.
@@ -96,12 +96,12 @@ class Pipeline:
         state = self._state(stages, given)
         steps: list[Step] = []
         for position, stage in enumerate(stages):
-            spared = any(stage.produces in later.spares for later in stages[position + 1 :])
+            optional = any(stage.produces in later.optional for later in stages[position + 1 :])
             errors: list[StageError] = []
             try:
                 made = list(self._run_stage(stage, state, errors))
             except TrtpipeError as error:
-                if not spared:
+                if not optional:
                     raise
                 made = [self._gone_without(stage, error)]
             if errors and len(errors) == len(made):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
     from trtpipe.pipeline.ownership import OwnFolder
 
-#: A page about the bundle, which somebody may have asked for: it goes with what it tells of.
+#: A page about the bundle, which somebody may have asked for: it is removed with the bundle that it describes.
 REPORT = "report.html"
 #: What such a page says of where it comes from.
 GENERATOR = "trtpipe"

@@ -1,6 +1,6 @@
 """Tuning: free corrections first, then the smallest set of layers kept in higher precision that holds a budget.
 
-Every trial is a build up to the lowered graph, through the same stages and the same store: what is judged is the very
+Every trial is a build up to the lowered graph, through the same stages and the same store: what is evaluated is the
 graph that ``build`` makes of the profile, with corrections searched for it. So nothing is computed twice, a search that
 was interrupted goes on where it was, and only evaluations of the metric are rationed.
 """
@@ -46,7 +46,7 @@ MOST_EVALUATIONS = 12
 _ON_METRIC = 3
 #: dB: what another method has to gain to come before the recipe's own.
 _GAIN = 0.5
-_NO_WORK, _ALL_HIGH = WorkShare(total=0, eight_bit=0), WorkShare(total=1, eight_bit=0)
+_NO_WORK, _NOTHING_QUANTIZED = WorkShare(total=0, eight_bit=0), WorkShare(total=1, eight_bit=0)
 _METHODS: tuple[Method, ...] = ("percentile", "mse", "max", "entropy", "auto")
 
 
@@ -60,7 +60,7 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Evaluation:
     """One lowered graph: its metric, its work in 8 bits, its sha256."""
 
     value: MetricValue
@@ -84,7 +84,7 @@ class Tuner:
     seconds: float | None
     recalibrate: bool
     progress: Progress
-    _judged: dict[tuple[Method, WeightMethod, tuple[int, ...]], _Judged] = field(default_factory=dict)
+    _evaluations: dict[tuple[Method, WeightMethod, tuple[int, ...]], _Evaluation] = field(default_factory=dict)
     _begin: float = field(default_factory=time.monotonic)
     _longest: float = 0.0
     _stopped: bool = False
@@ -115,9 +115,9 @@ class Tuner:
             groups = Sensitivity.read(measured.path).groups
             search = Search(
                 groups,
-                lambda kept: self._judge(chosen, groups, kept).value.loss(reference),
+                lambda kept: self._evaluate(chosen, groups, kept).value.loss(reference),
                 allowed,
-                MOST_EVALUATIONS - max(len(self._judged), 1),
+                MOST_EVALUATIONS - max(len(self._evaluations), 1),
                 exact=self._exact,
             )
             kept = search.run()
@@ -177,33 +177,35 @@ class Tuner:
             for each in (*(first if own in first else (*first[:-1], own)), whole):
                 wanted = all(better.not_quantizable for better in holding) if each == whole else not holding
                 if each not in found and (each == own or wanted):
-                    found[each] = self._judge(each, (), ()).value.loss(reference)
+                    found[each] = self._evaluate(each, (), ()).value.loss(reference)
                     holding += [each] if found[each] <= allowed + 1e-12 else []
         except TimeBudgetSpent:
             self._stopped = True
 
         def rank(each: Calibration) -> tuple[float, float]:
-            share = self._judge(each, (), ()).work.share if each in holding else -1.0
+            share = self._evaluate(each, (), ()).work.share if each in holding else -1.0
             return -round(share, 2), found.get(each, float("inf"))
 
         best = min(calibrations, key=rank)
         known = [each.model_copy(update={"loss": found.get(each)}) for each in calibrations]
         return known, known[calibrations.index(best)]
 
-    def _judge(self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]) -> _Judged:
+    def _evaluate(
+        self, calibration: Calibration, groups: Sequence[GroupSensitivity], kept: Sequence[int]
+    ) -> _Evaluation:
         """The metric of what build makes if these groups are kept.
 
         Raises:
             TimeBudgetSpent: its evaluation would not fit into the time.
         """
         key = (calibration.method, calibration.weights, tuple(kept))
-        if key not in self._judged:
+        if key not in self._evaluations:
             job = replace(self.job, recipe=self._recipe(calibration), profile=self._profile(calibration, groups, kept))
-            self._judged[key] = self._evaluated(job)
-            self.progress.advance("evaluations", len(self._judged) + 1, MOST_EVALUATIONS)
-        return self._judged[key]
+            self._evaluations[key] = self._evaluated(job)
+            self.progress.advance("evaluations", len(self._evaluations) + 1, MOST_EVALUATIONS)
+        return self._evaluations[key]
 
-    def _evaluated(self, job: Job) -> _Judged:
+    def _evaluated(self, job: Job) -> _Evaluation:
         stages = (*stages_named(*BEFORE, "lower"), Evaluate("lowered"))
         pipeline = self.pipeline.varied(job, NullProgress())
         begin = time.monotonic()
@@ -217,7 +219,7 @@ class Tuner:
             steps = pipeline.run(stages, {})
         *_, lowered, metric = (_made(step.artifact) for step in steps if step.state != "skipped")
         work = LowerRecord.read(lowered.sidecar).work or _NO_WORK
-        return _Judged(MetricValue.read(metric.path), work, lowered.files[0].sha256)
+        return _Evaluation(MetricValue.read(metric.path), work, lowered.files[0].sha256)
 
     def _result(
         self,
@@ -235,9 +237,9 @@ class Tuner:
             best = min(trials, key=lambda trial: trial.loss, default=None)
             float32_is_best = best is None or (self._exact and best.loss >= 0)
             kept = tuple(range(len(groups))) if best is None or float32_is_best else best.kept
-        exact = _Judged(reference, _ALL_HIGH, "")
+        exact = _Evaluation(reference, _NOTHING_QUANTIZED, "")
         profile, recipe = self._profile(chosen, groups, kept), self._recipe(chosen)
-        found, lowered = (self._judged.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
+        found, lowered = (self._evaluations.get((chosen.method, chosen.weights, each), exact) for each in (kept, ()))
         test = compare_metric(reference, found.value)
         words = f"{test.name}: loss {test.low:+.4g} to {test.high:+.4g}, p = {test.p:.3g}" if test.p is not None else ""
         drop = max(allowed, 0.0)
@@ -256,7 +258,7 @@ class Tuner:
             allowed=allowed,
             share=found.work.share,
             reached=found.work.share_reached,
-            evaluations=len(self._judged) + 1,
+            evaluations=len(self._evaluations) + 1,
             trials=trials,
             graph=found.graph,
             words=words or test.name,

@@ -154,7 +154,7 @@ class _Search:
         groups: dict[str, set[str]] = {node: {node} for node in sorted(nodes)}
         for report in (*before.values(), *after.values()):
             for layer in report.kernels:
-                together = [node for node in layer.nodes if node in groups and layer.is_product]
+                together = [node for node in layer.nodes if node in groups and layer.is_conv_gemm]
                 merged: set[str] = set().union(*(groups[node] for node in together))
                 groups |= dict.fromkeys(merged, merged)
         half, quantized = costs_by_node(before.values(), nodes), costs_by_node(after.values(), nodes)
@@ -414,7 +414,7 @@ def layer_cost(layer: EngineLayer, free: int) -> float:
 
 def operations(layer: EngineLayer, free: int) -> float:
     """Multiplications and additions of a convolution or matrix product; 0 for other kernels."""
-    if not layer.is_product or not layer.inputs or not layer.outputs:
+    if not layer.is_conv_gemm or not layer.inputs or not layer.outputs:
         return 0.0
     data, *others = (_sizes(tensor, free) for tensor in layer.inputs)
     size, result = prod(data), prod(_sizes(layer.outputs[0], free))

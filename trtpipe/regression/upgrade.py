@@ -141,7 +141,7 @@ def _types(report: EngineReport) -> dict[str, str]:
             holders.setdefault(node, []).append(layer)
     found = {}
     for node, layers in holders.items():
-        judged = [layer for layer in layers if layer.is_product] or layers
+        judged = [layer for layer in layers if layer.is_conv_gemm] or layers
         read = [tensor for layer in judged for tensor in layer.inputs]
         written = [tensor for layer in judged for tensor in layer.outputs]
         found[node] = f"{_words(read)} to {_words(written)}"

@@ -54,45 +54,46 @@ def precision_found(lowered: LowerRecord | None, engines: Mapping[str, EngineRec
         asked=asked,
         given=given,
         nodes=lowered.counts,
-        layers={label: report.products for label, report in reports.items()},
+        layers={label: report.conv_gemm_types for label, report in reports.items()},
         work=lowered.work,
         remarks=tuple(_remarks(asked, given, lowered, engines)),
     )
 
 
 def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
-    """Whether some node or kernel computes in a format of ``asked``; in 8 bits a product, where there are products.
+    """Whether some node or kernel computes in a format of ``asked``; in 8 bits a Conv or GEMM layer, if any.
 
-    What the builder reports of products counts, and of other kernels in 16 bits; the lowering, where it reports none.
+    What the builder reports of Conv and GEMM layers counts, and of other kernels in 16 bits; the lowering, where it
+    reports none.
     A graph without Conv and GEMM layers has nothing that 16 bits would be for, and layers that TensorRT takes in
     float32 only have nothing else.
     """
-    if not asked.formats or (asked.quantized is None and _without_products(reports)):
+    if not asked.formats or (asked.quantized is None and _without_conv_gemm(reports)):
         return True
     if asked.half is not None and _in_float32_alone(lowered):
         return True
     labels = {form.label for form in asked.formats}
     types = frozenset(word for form in asked.formats for word in form.engine)
     kernels = [layer for report in reports.values() for layer in report.kernels]
-    products = [layer for layer in kernels if layer.is_product]
-    if any(types & layer.types for layer in products):
+    weighted = [layer for layer in kernels if layer.is_conv_gemm]
+    if any(types & layer.types for layer in weighted):
         return True
-    if products and not any(types & layer.types for layer in kernels if asked.half is not None):
+    if weighted and not any(types & layer.types for layer in kernels if asked.half is not None):
         return False
     if asked.half is None and lowered.work is not None and lowered.work.total:
         return lowered.work.eight_bit > 0
     return any(node.precision in labels for node in lowered.nodes)
 
 
-def _without_products(reports: Mapping[str, EngineReport]) -> bool:
-    return bool(reports) and not any(report.products for report in reports.values())
+def _without_conv_gemm(reports: Mapping[str, EngineReport]) -> bool:
+    return bool(reports) and not any(report.conv_gemm_types for report in reports.values())
 
 
 def _in_float32_alone(lowered: LowerRecord) -> tuple[str, ...]:
     """The Conv, GEMM and recurrent nodes, if TensorRT takes each of them in float32 only; else none."""
-    products = [node for node in lowered.nodes if node.op in WEIGHTED | RECURRENT]
-    alone = tuple(node.node for node in products if node.reason.startswith(FLOAT32_ALONE))
-    return alone if len(alone) == len(products) else ()
+    weighted = [node for node in lowered.nodes if node.op in WEIGHTED | RECURRENT]
+    alone = tuple(node.node for node in weighted if node.reason.startswith(FLOAT32_ALONE))
+    return alone if len(alone) == len(weighted) else ()
 
 
 def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mapping[str, EngineRecord]) -> Iterator[str]:
@@ -107,7 +108,7 @@ def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mappi
     labels = {form.label for form in asked.formats}
     if labels and not any(node.precision in labels for node in lowered.nodes):
         reports = {label: record.report for label, record in engines.items() if record.report is not None}
-        if _without_products(reports):
+        if _without_conv_gemm(reports):
             yield f"nothing was lowered to {asked}: there is no Conv or GEMM layer"
         elif alone := _in_float32_alone(lowered):
             yield f"nothing was lowered to {asked}: TensorRT takes {', '.join(alone)} in float32 only"
@@ -132,7 +133,7 @@ def _of_engine(asked: Precision, record: EngineRecord) -> Iterator[str]:
 
 def _other_than_float32(report: EngineReport) -> str:
     """The types of the Conv and GEMM layers, where none is float32."""
-    found = report.products
+    found = report.conv_gemm_types
     return ", ".join(found) if found and not any(word in found for word in FP32.engine) else ""
 
 
@@ -157,7 +158,7 @@ def dearer(record: EngineRecord, quantized: Format) -> str:
     half = report.model_copy(update={"layers": tuple(_in_half(layer, outside) for layer in own)})
     if engine_cost(report) <= engine_cost(half):
         return ""
-    layers = Counter(layer.computes_in for layer in report.kernels if layer.is_product)
+    layers = Counter(layer.computes_in for layer in report.kernels if layer.is_conv_gemm)
     wide = sum(layers[word] for word in FP32.engine)
     moved, less = (each.bytes_read + each.bytes_written + each.constant_bytes for each in (report, half))
     return (

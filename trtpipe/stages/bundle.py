@@ -39,7 +39,7 @@ class Bundle(Stage[BundleSettings]):
     produces = "manifest"
     version = 4
     packages = _TOOLS
-    spares = ("reference", "parity", "latency")
+    optional = ("reference", "parity", "latency")
 
     def settings(self, request: BuildRequest) -> BundleSettings:
         profile, recipe, evaluation = request.profile, request.recipe, request.recipe.evaluation
@@ -64,7 +64,7 @@ class Bundle(Stage[BundleSettings]):
 
     def consumes(self, settings: BundleSettings) -> tuple[str, ...]:
         graphs = ("model", "program", "simplified", "statistics", "ranges", "lowered")
-        return (*graphs, "engine", *self.spares, FAILURES)
+        return (*graphs, "engine", *self.optional, FAILURES)
 
     def fingerprint(self, settings: BundleSettings, runtime: Settings) -> dict[str, str]:
         return load_backend(settings.backend).fingerprint(runtime)

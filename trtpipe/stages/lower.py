@@ -78,7 +78,7 @@ class Lower(Stage[LowerSettings]):
         model = graph.load()
         choice = _chosen(settings, graph, model, tensor_ranges, inputs, workdir, progress)
         decisions = _lower(settings, model, None if choice is None else choice.plan, tensor_ranges)
-        _require_some(settings, decisions)
+        _require_precision(settings, decisions)
         path = workdir / LOWERED
         names = save_model(model, path)
         trials = () if choice is None else choice.trials
@@ -196,28 +196,28 @@ def _chosen(
     return choose(search, whole, given, write, check, workdir, inputs.plugins, graph.runtime, progress)
 
 
-def _require_some(settings: LowerSettings, decisions: tuple[NodeDecision, ...]) -> None:
-    """Refuse to pass a graph off as being in a precision that none of its products is in.
+def _require_precision(settings: LowerSettings, decisions: tuple[NodeDecision, ...]) -> None:
+    """Refuse to pass a graph off as being in a precision that none of its Conv and GEMM nodes is in.
 
     Raises:
-        StageError: the graph has products that the user does not keep, and nothing computes in what was asked for.
+        StageError: the graph has Conv or GEMM nodes that are not kept, and none computes in what was asked for.
     """
     from trtpipe.passes.node_names import pattern_of
     from trtpipe.passes.operators import WEIGHTED
 
     asked = {form.label for form in settings.precision.formats}
-    products = [
+    candidates = [
         decision
         for decision in decisions
         if decision.op in WEIGHTED and pattern_of(decision.node, settings.keep) is None
     ]
     own = any(decision.op == "DequantizeLinear" for decision in decisions)  # the model itself says what is quantized
-    if not asked or not products or own or asked & {decision.precision for decision in decisions}:
+    if not asked or not candidates or own or asked & {decision.precision for decision in decisions}:
         return
-    first = products[0]
+    first = candidates[0]
     raise StageError(
         f"{settings.precision} was asked for, and nothing can compute in it: {first.node} ({first.op}): {first.reason}",
-        "build in another precision, or keep fewer nodes: trtpipe lower --explain tells of each",
+        "build in another precision, or keep fewer nodes: trtpipe lower --explain gives the reason for each",
     )
 
 

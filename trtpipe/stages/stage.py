@@ -57,8 +57,8 @@ class Stage(Protocol[S]):
     def packages(self) -> tuple[str, ...]: ...
 
     @property
-    def spares(self) -> tuple[str, ...]:
-        """Kinds of artifact it can do without: where it comes later, a stage that makes one may fail."""
+    def optional(self) -> tuple[str, ...]:
+        """Kinds of artifact that it can do without: where it comes later, a stage that makes one may fail."""
         return ()
 
     def settings(self, request: BuildRequest) -> S | NotNeeded:

@@ -52,7 +52,7 @@ class Verify(Stage[VerifySettings]):
     produces = "parity"
     version = 8
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
-    spares = ("reference",)
+    optional = ("reference",)
 
     def settings(self, request: BuildRequest) -> VerifySettings:
         evaluation, profile = request.recipe.evaluation, request.profile

@@ -62,7 +62,7 @@ def layers(tmp_path):
 def test_the_inspector_is_asked_where_the_engine_opens(layers):
     report = layers(opens=True, inspected=json.dumps({"Layers": LAYERS}), dump=DUMP)
     assert report.source == "engine inspector"
-    assert report.products == {"Int8": 1}
+    assert report.conv_gemm_types == {"Int8": 1}
     assert report.separate == ("q",)
     assert (report.activation_memory, report.scratch_memory, report.weight_memory) == (64, 32, None)
     assert report.free == 4
@@ -72,7 +72,7 @@ def test_the_inspector_is_asked_where_the_engine_opens(layers):
 def test_otherwise_the_log_is_read(layers, opens):
     report = layers(opens=opens, dump=DUMP)
     assert report.source == "builder log"
-    assert report.products == {"Half": 1}
+    assert report.conv_gemm_types == {"Half": 1}
     assert report.separate == ()
 
 
@@ -236,7 +236,7 @@ def test_what_the_engine_inspector_gives():
     conv, quantize, wait, name = layers
     assert (conv.kind, conv.nodes) == ("CaskConvolution", ("/conv1/Conv", "/relu/Relu"))
     assert [(t.type, t.dims) for t in conv.constants] == [("Int8", (9408,)), ("Float", (64,))]
-    assert conv.is_product
+    assert conv.is_conv_gemm
     assert (conv.inputs[0].type, conv.outputs[0].type) == ("Int8", "Half")
     assert conv.outputs[0].bytes(1) == 8 * 64 * 112 * 112 * 2
     assert quantize.types == {"Float", "FP8"}
