@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from trtpipe.runtime.cpu import GraphSession
     from trtpipe.stages.evaluate import Evaluate
     from trtpipe.stages.export import Export
+    from trtpipe.stages.lower import Lower
     from trtpipe.stages.sensitivity import MeasureSensitivity
     from trtpipe.stages.stage import Noting, Stage
 
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     private_keys: tuple[type[PrivateKey], ...] = (FileKey, _TokenKey)
     stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), MeasureSensitivity())
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
-    noting: tuple[type[Noting], ...] = (Export,)
+    noting: tuple[type[Noting], ...] = (Export, Lower)
     sessions: tuple[type[Session], ...] = (EngineSession, GraphSession)
     seals: tuple[type[Seal], ...] = (Mac, UserKey)
     recorders: tuple[type[OutputRecorder], ...] = (Recording,)

@@ -68,6 +68,14 @@ class TestFirstAndSecond:
         assert states(steps) == dict.fromkeys(ALL, "hit")
         assert states(world.plan(world.job(), heard_all)) == dict.fromkeys(ALL, "hit")
 
+    def test_a_pattern_that_matches_nothing_is_said_again(self, world, heard_all):
+        said = []
+        for state in ("built", "hit"):
+            steps = world.run(world.job(keep=["nothing_of_this_name"]), heard_all)
+            assert states(steps)[LOWER] == state
+            said.append([warning for warning in heard_all.warnings if "nothing_of_this_name" in warning])
+        assert [len(each) for each in said] == [1, 2]
+
     @pytest.mark.parametrize(
         ("precision", "observed", "calibrated"),
         [

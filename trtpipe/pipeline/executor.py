@@ -148,6 +148,8 @@ class Executor:
 
     def _tell(self, prepared: Prepared, artifact: Artifact) -> None:
         if isinstance(prepared.stage, Noting):
+            for warning in prepared.stage.warnings(artifact, prepared.inputs):
+                self._progress.warn(warning)
             for note in prepared.stage.notes(artifact, prepared.inputs):
                 self._progress.note(note)
 

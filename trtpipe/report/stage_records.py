@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from trtpipe.artifact import IOContract, Record
 from trtpipe.calibration.corrections import Fallback
 from trtpipe.config.formats import Precision
@@ -72,7 +74,10 @@ class LowerRecord(Record):
         trials: engines that the engine search built; only for ``best``.
         work: for 8-bit precisions, the share of multiply-accumulates (MACs) in them.
         fallback: what was kept in higher precision for the outputs' sake; ``None`` for nothing.
+        warnings: what deserves attention: patterns that match nothing, a lowering that changed little.
     """
+
+    SCHEMA: ClassVar[int] = 3
 
     precision: Precision
     opset: int
@@ -82,4 +87,5 @@ class LowerRecord(Record):
     trials: tuple[EngineTrial, ...] = ()
     work: WorkShare | None = None
     fallback: Fallback | None = None
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

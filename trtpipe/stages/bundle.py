@@ -160,7 +160,9 @@ def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport |
     for label, record in (("model", ExportRecord), ("simplified", SimplifyRecord), ("lowered", LowerRecord)):
         artifact = inputs.artifacts.get(label)
         if artifact is not None and artifact.described:
-            notes += [f"{label}: {note}" for note in record.read(artifact.sidecar).notes]
+            found = record.read(artifact.sidecar)
+            warnings = found.warnings if isinstance(found, LowerRecord) else ()
+            notes += [f"{label}: {note}" for note in (*warnings, *found.notes)]
     for engine in inputs.engines():
         if engine.described:
             built = EngineRecord.read(engine.sidecar)

@@ -81,6 +81,10 @@ class Export(Stage[ExportStageSettings], Noting):
             raise InputError(f"{source.label}: was changed while it was read", "run the command again")
         return Draft("model", workdir, (*reply.names, f"{MODEL}.json"), observed=reply.observed)
 
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """None: what may be a mistake is refused."""
+        return ()
+
     def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
         """What was repaired or rewritten of an ONNX file, and what of a module's interface became otherwise."""
         label = "" if inputs.source is None else f"{inputs.source.label}: "

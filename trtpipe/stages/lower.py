@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from trtpipe.artifact import Artifact
     from trtpipe.autocast.tensor_ranges import TensorRanges
     from trtpipe.calibration.corrections import Fallback
     from trtpipe.config.settings import Settings
@@ -41,7 +42,7 @@ class Lower(Stage[LowerSettings]):
 
     name = "lower"
     produces = "lowered"
-    version = 20
+    version = 21
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
 
     def settings(self, request: BuildRequest) -> LowerSettings:
@@ -82,14 +83,7 @@ class Lower(Stage[LowerSettings]):
         path = workdir / LOWERED
         names = save_model(model, path)
         trials = () if choice is None else choice.trials
-        notes = _notes(settings, decisions, compared=bool(trials))
-        for note in notes:
-            progress.warn(note)
         fallback = None if choice is None else choice.plan.corrections.fallback
-        told = [*_accuracy(settings, decisions, fallback, progress), *([choice.note] if choice and choice.note else [])]
-        for note in told:
-            progress.note(note)
-        notes += told
         record = LowerRecord(
             precision=precision,
             opset=model.graph.opset_imports.get("", 0),
@@ -99,10 +93,19 @@ class Lower(Stage[LowerSettings]):
             work=work_share(decisions) if settings.quantization is not None else None,
             trials=trials,
             fallback=fallback,
-            notes=tuple(notes),
+            warnings=(*_warnings(settings, decisions, compared=bool(trials)), *_beyond(settings, fallback)),
+            notes=_notes(settings, decisions, choice),
         )
         record.write(path.with_name(f"{LOWERED}.json"))
         return Draft("lowered", workdir, (*names, f"{LOWERED}.json"))
+
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """Patterns that match nothing; a lowering that changed little, or leaves outputs beyond tolerance."""
+        return LowerRecord.read(artifact.sidecar).warnings
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """What is kept in higher precision, and what the engine search found."""
+        return LowerRecord.read(artifact.sidecar).notes
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         broken = read_contract(inputs.path("simplified")).difference(read_contract(draft.path))
@@ -221,7 +224,7 @@ def _require_precision(settings: LowerSettings, decisions: tuple[NodeDecision, .
     )
 
 
-def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
+def _warnings(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, compared: bool) -> list[str]:
     """What deserves attention: a lowering that changed nothing, or little; patterns that match nothing.
 
     Args:
@@ -248,24 +251,30 @@ def _notes(settings: LowerSettings, decisions: tuple[NodeDecision, ...], *, comp
     return notes
 
 
-def _accuracy(
-    settings: LowerSettings, decisions: tuple[NodeDecision, ...], fallback: Fallback | None, progress: Progress
-) -> list[str]:
-    """What is kept in higher precision for accuracy; a warning if even that does not suffice."""
+def _beyond(settings: LowerSettings, fallback: Fallback | None) -> tuple[str, ...]:
+    """A warning where the outputs are beyond tolerance in spite of what is kept in higher precision."""
+    if fallback is None or fallback.held or settings.precision.quantized is None:
+        return ()
+    return (
+        f"the outputs are beyond tolerance on calibration samples, and no more than "
+        f"{1 - fallback.least_coverage:.0%} of the quantizable work may be kept for them; "
+        f"lower accuracy.min_coverage, or build without {settings.precision.quantized.name.upper()}",
+    )
+
+
+def _notes(
+    settings: LowerSettings, decisions: tuple[NodeDecision, ...], choice: EngineChoice | None
+) -> tuple[str, ...]:
+    """What is kept in higher precision for accuracy, and what the engine search found."""
     from trtpipe.passes.decisions import kept_for_accuracy
 
     precision = settings.precision
-    if fallback is None or precision.quantized is None:
-        return []
-    form = precision.quantized.name.upper()
-    if not fallback.held:
-        progress.warn(
-            f"the outputs are beyond tolerance on calibration samples, and no more than "
-            f"{1 - fallback.least_coverage:.0%} of the quantizable work may be kept for them; "
-            f"lower accuracy.min_coverage, or build without {form}"
-        )
-    sentence = kept_for_accuracy(decisions, form, (precision.half or FP32).name.upper())
-    return [] if sentence is None else [sentence]
+    if choice is None or precision.quantized is None:
+        return ()
+    kept = None
+    if choice.plan.corrections.fallback is not None:
+        kept = kept_for_accuracy(decisions, precision.quantized.name.upper(), (precision.half or FP32).name.upper())
+    return tuple(note for note in (kept, choice.note) if note)
 
 
 def _floats(found: set[str]) -> str:

@@ -118,6 +118,9 @@ class Resumable(Protocol):
 class Noting(Protocol):
     """A stage whose record holds what users should hear, also where its artifact comes from the store."""
 
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """What of the request may be a mistake, or not come out as was meant."""
+
     def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
         """Sentences about what was made."""
 

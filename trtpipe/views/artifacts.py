@@ -96,6 +96,7 @@ def lowered(found: LowerRecord, limit: int | None) -> Iterator[Block]:
         [
             ("lowered to", f"{found.precision}: {counts or 'no node in scope'}"),
             *coverage(found.precision, found.work),
+            *(("warning", warning) for warning in found.warnings),
             *notes(found.notes),
         ]
     )
