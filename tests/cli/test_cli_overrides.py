@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trtpipe import InputError, RecipeError, ShapeRange
-from trtpipe.cli.overrides import Override, combined_shapes, profile_of, recipe_of
+from trtpipe.cli.session import Override, combined_shapes, profile_of, recipe_of
 
 if TYPE_CHECKING:
     from pathlib import Path

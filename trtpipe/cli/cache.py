@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trtpipe.cli.options import command, common_options
+from trtpipe.cli.options import command, common_options, parsed
 from trtpipe.cli.results import print_document
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import parsed
 from trtpipe.config.units import format_bytes, parse_bytes, parse_seconds, printable
 from trtpipe.errors import InputError, StoreCorrupt
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trtpipe.cli.options import PATH, command
+from trtpipe.cli.options import PATH, command, floors
 from trtpipe.cli.results import ACCURACY_FAILED, LATENCY_FAILED, print_document
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import floors
 from trtpipe.config.units import printable
 from trtpipe.errors import BuildError, InputError
 

@@ -10,11 +10,10 @@ import click
 
 from trtpipe.cli import options
 from trtpipe.cli.groups import TopicOption
-from trtpipe.cli.options import PATH, command
+from trtpipe.cli.options import PATH, command, parsed
 from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
 from trtpipe.cli.tables import line, metadata, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import parsed
 from trtpipe.config.units import parse_amount, parse_seconds, printable
 from trtpipe.errors import InputError
 
