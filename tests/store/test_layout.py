@@ -134,3 +134,14 @@ def test_links_below_the_root_are_not_followed(tmp_path: Path, key: Key, build: 
         store.lookup(key)
     assert f"remove {root / which}" in caught.value.remedy
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system in which no folder can be made")
+def test_a_place_where_no_folder_can_be_made():
+    with (
+        ArtifactStore(Path("/proc/nothing_here")) as store,
+        pytest.raises(HostError, match="/proc/nothing_here") as caught,
+        store.workdir(),
+    ):
+        pass
+    assert "another program" not in str(caught.value)

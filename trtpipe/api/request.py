@@ -191,9 +191,15 @@ def refuse_without_data(job: Job, option: str = "--calib-data") -> None:
     """
     if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
         raise InputError(
-            f"{job.profile.precision} needs calibration data, and none was given",
+            f"{_spoken(job.profile.precision)} needs calibration data, and none was given",
             f"add {option} (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
         )
+
+
+def _spoken(precision: Precision) -> str:
+    """A precision with its formats, where it joins several: ``best (int8 with fp16)``."""
+    formats = [form.name for form in precision.formats]
+    return f"{precision} ({' with '.join(formats)})" if len(formats) > 1 else str(precision)
 
 
 def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:

@@ -83,6 +83,8 @@ class Layout:
             try:
                 yield
             except FileNotFoundError as error:
+                if error.filename == str(self.root) and self.root.parent.is_dir():  # as in /proc: nothing was there
+                    raise _unusable(self.root, "its file system lets no folder be made there") from error
                 message = f"cannot {doing}: {error.filename or self.root} was removed by another program"
                 raise HostError(message, "run the command again") from error
 

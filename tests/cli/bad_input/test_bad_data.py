@@ -168,6 +168,11 @@ class TestNone:
         assert error == f"{precision} needs calibration data, and none was given"
         assert remedy.startswith("add --calib-data")
 
+    def test_two_precisions_are_named_as_they_were_given(self, refused: Refused, model: Path) -> None:
+        error, _ = refused(model, "--int8", "--fp16")
+        assert "int8" in error
+        assert "fp16" in error
+
     def test_recipe_that_names_none(self, refused: Refused, model: Path, tmp_path: Path) -> None:
         path = tmp_path / "recipe.toml"
         path.write_text("[data]\nsamples = 16\n")
