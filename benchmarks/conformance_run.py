@@ -31,7 +31,7 @@ from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.data.sample import ContentDigests, Sample
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve
-from trtpipe.pipeline.executor import by_hand
+from trtpipe.pipeline.executor import prepared_without_store
 from trtpipe.pipeline.pipeline import stages_named
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.progress import NullProgress
@@ -177,7 +177,7 @@ def run_stages(
         workdir.mkdir(parents=True)
         inputs = Inputs(table, {"calibration-data": OwnData(case.feed)})
         try:
-            draft = by_hand(stage, job, inputs).run(workdir, NullProgress())
+            draft = prepared_without_store(stage, job, inputs).run(workdir, NullProgress())
         except Exception as error:
             raise Refused(stage.name, error) from error
         table[stage.produces] = draft.finish()

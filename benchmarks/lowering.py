@@ -35,7 +35,7 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
 
     import trtpipe
     from trtpipe.config.settings import Settings
-    from trtpipe.pipeline.executor import by_hand
+    from trtpipe.pipeline.executor import prepared_without_store
     from trtpipe.pipeline.run_state import artifact_from_file
     from trtpipe.progress import NullProgress
     from trtpipe.quantization.qdq import InsertQDQ  # noqa: F401
@@ -50,7 +50,7 @@ def one(folder: Path, precision: str, shapes: str) -> dict[str, float]:
     )
     with tempfile.TemporaryDirectory() as work:
         held, busy, begin = peak_memory(), time.process_time(), time.perf_counter()
-        by_hand(Lower(), job, inputs).run(Path(work), NullProgress())
+        prepared_without_store(Lower(), job, inputs).run(Path(work), NullProgress())
         seconds, processor, memory = time.perf_counter() - begin, time.process_time() - busy, peak_memory() - held
     size = (folder / "simplified.onnx").stat().st_size
     return {
