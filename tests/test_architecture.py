@@ -86,6 +86,8 @@ VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "safetensors": ("isolation/file_tracking",),
     "h5py": ("data/hdf5",),
     "matplotlib": ("report/plots",),
+    "jinja2": ("views/page",),
+    "markupsafe": ("views/page",),
     "click": ("cli/",),
     "rich": ("cli/",),
     "tomllib": ("config/toml_text",),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import conv_net
 from onnx import TensorProto, helper, numpy_helper, save
 
 import trtpipe
@@ -35,7 +36,7 @@ class Reading(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-        if tag != "meta":
+        if tag not in ("meta", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -43,6 +44,25 @@ class Reading(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += f"{data} "
+
+
+@pytest.fixture(scope="module")
+def images_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network that takes images, with coarse scales, so that its outputs depart."""
+    folder = tmp_path_factory.mktemp("images")
+    save(conv_net(), folder / "m.onnx")
+    images = np.random.default_rng(3).normal(size=(12, 3, 8, 8)).astype(np.float32)
+    np.savez(folder / "images.npz", x=images)
+    trtpipe.build(
+        folder / "m.onnx",
+        folder / "out",
+        profile=trtpipe.DeploymentProfile.model_validate(
+            {"precision": "int8", "backend": "null", "targets": ["sm89"]}
+        ),
+        calib_data=folder / "images.npz",
+        shapes={"x": (1, 3, 8, 8)},
+    )
+    return folder / "out"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +120,7 @@ def test_the_page_tells_of_every_part_of_the_build(build: Path) -> None:
             assert file.sha256[:12] in page.text
     for node in manifest.nodes:
         assert node.reason in page.text
-    assert "svg" not in page.tags
+    assert page.tags.count("img") == 0, "no sample of the data, unless it is asked for"
 
 
 def test_the_page_is_one_file_without_scripts_or_addresses(build: Path, tmp_path: Path) -> None:
@@ -120,10 +140,37 @@ def test_names_are_text_and_show_what_they_hide(build: Path, tmp_path: Path) -> 
 
 def test_a_plot_holds_the_histogram_and_a_line_for_every_method(build: Path, tmp_path: Path) -> None:
     page = Reading(write_report(build, tmp_path / "page.html", plots=True).read_text(encoding="utf-8"))
-    assert page.tags.count("svg") == 1  # x, the one calibrated tensor
+    assert page.tags.count("polygon") == 1  # x, the one calibrated tensor
     assert page.tags.count("line") == 8  # the range in force, and seven methods
     maximum = float(np.abs(np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)).max())
-    assert f"max: {maximum:.4g}" in page.text
+    assert f"max {maximum:.4g}" in page.text
+
+
+def test_only_tensors_that_lose_most_are_drawn_unless_all_are_asked_for(build: Path, tmp_path: Path) -> None:
+    page = Reading(write_report(build, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.tags.count("polygon") == 1
+    assert "more with --plots" not in page.text
+
+
+def test_samples_are_shown_where_they_are_asked_for(images_build: Path, tmp_path: Path) -> None:
+    data = images_build.with_name("images.npz")
+    page = Reading(write_report(images_build, tmp_path / "page.html", images=data).read_text(encoding="utf-8"))
+    sources = [value or "" for name, value in page.attributes if name == "src"]
+    assert 0 < len(sources) <= 12
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+def test_other_samples_than_those_evaluated_are_refused(images_build: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", x=np.zeros((4, 3, 8, 8), np.float32))
+    with pytest.raises(InputError, match="not the samples that this build was evaluated on"):
+        write_report(images_build, tmp_path / "page.html", images=tmp_path / "other.npz")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_changed_since_another_build(build: Path, images_build: Path, tmp_path: Path) -> None:
+    page = Reading(write_report(build, tmp_path / "page.html", against=images_build).read_text(encoding="utf-8"))
+    assert f"Changed since {images_build}" in page.text
+    assert "before" in page.text
 
 
 def test_equal_builds_give_equal_pages(build: Path, tmp_path: Path) -> None:

@@ -65,16 +65,28 @@ def inspect(session: Session, file: Path, plot: Path | None, explain: str | None
     click.argument("build", type=PATH),
     click.option("-o", "--out", type=PATH, metavar="FILE", help="HTML file (default: BUILD/report.html)."),
     click.option("--plots", is_flag=True, help="Plot every calibrated tensor with the threshold of each method."),
+    click.option("--against", type=PATH, metavar="DIR", help="Another build, to show what changed since."),
+    click.option("--sensitivity", type=PATH, metavar="FILE", help="A sensitivity.json of the model, to plot it."),
+    click.option("--images", metavar="DATA", help="The evaluation data, to show the samples that changed most."),
 )
-def report(session: Session, build: Path, out: Path | None, plots: bool) -> int:
+def report(
+    session: Session,
+    build: Path,
+    out: Path | None,
+    plots: bool,
+    against: Path | None,
+    sensitivity: Path | None,
+    images: str | None,
+) -> int:
     """Write a self-contained HTML report of a build.
 
-    BUILD is a folder that trtpipe build wrote. The report needs no other file, network or script: verdicts, accuracy,
-    latency, engine layers, the precision of every node and the reason for it, and the calibration.
+    BUILD is a folder that trtpipe build wrote. The report needs no other file, network or script: the verdict and its
+    scope, errors of outputs by sample and channel, every kernel of the engines, latency, the precision of every node
+    and the reason for it, and the calibration. It shows no sample of the data unless --images asks for it.
     """
     import trtpipe
 
-    path = trtpipe.write_report(build, out, plots=plots)
+    path = trtpipe.write_report(build, out, plots=plots, against=against, sensitivity=sensitivity, images=images)
     if session.json:
         return print_document("report", {"out": str(path)})
     print_paths([path])

@@ -150,6 +150,11 @@ class EngineReport(Record):
         return self._sum(layer.constants for layer in self.kernels)
 
     @property
+    def bytes_moved(self) -> int:
+        """Bytes of activations and weights that all kernels read, and of activations that they write."""
+        return self.bytes_read + self.bytes_written + self.constant_bytes
+
+    @property
     def summary(self) -> str:
         """One line: kernels, memory of activations and weights, and the types of the Conv and GEMM layers."""
         parts = [f"{len(self.kernels)} kernels"]

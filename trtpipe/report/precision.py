@@ -153,19 +153,27 @@ def dearer(record: EngineRecord, quantized: Format) -> str:
     report = record.report
     if report is None:
         return ""
-    outside = frozenset(spec.name for spec in (*record.io.inputs, *record.io.outputs))
-    own = [layer for layer in report.layers if not (layer.nodes and set(layer.nodes) <= set(report.separate))]
-    half = report.model_copy(update={"layers": tuple(_in_half(layer, outside) for layer in own)})
+    half = in_half(report, record)
     if engine_cost(report) <= engine_cost(half):
         return ""
     layers = Counter(layer.computes_in for layer in report.kernels if layer.is_conv_gemm)
     wide = sum(layers[word] for word in FP32.engine)
-    moved, less = (each.bytes_read + each.bytes_written + each.constant_bytes for each in (report, half))
+    moved, less = report.bytes_moved, half.bytes_moved
     return (
         f"{quantized.name} over {FP32.name} costs more than {FP16.name} would, by the builder's report: "
         f"{wide} of {sum(layers.values())} Conv/GEMM layers are in {FP32.name}, and its kernels move "
         f"{moved / 1e6:.1f} MB, which would be {less / 1e6:.1f} MB in {FP16.name}"
     )
+
+
+def in_half(report: EngineReport, record: EngineRecord) -> EngineReport:
+    """The same kernels with every float32 and quantized tensor inside in float16, without separate Q/DQ kernels.
+
+    An estimate of the engine in fp16: the builder might fuse it otherwise.
+    """
+    outside = frozenset(spec.name for spec in (*record.io.inputs, *record.io.outputs))
+    own = [layer for layer in report.layers if not (layer.nodes and set(layer.nodes) <= set(report.separate))]
+    return report.model_copy(update={"layers": tuple(_in_half(layer, outside) for layer in own)})
 
 
 def _in_half(layer: EngineLayer, outside: frozenset[str]) -> EngineLayer:

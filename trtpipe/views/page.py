@@ -4,69 +4,106 @@ from __future__ import annotations
 
 import json
 import os
-from html import escape
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from trtpipe.api.diff import diff
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.formats import INT8
-from trtpipe.config.units import printable
+from trtpipe.config.paths import path_of
+from trtpipe.config.units import format_bytes, printable
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import GENERATOR, REPORT, write_file
+from trtpipe.quantization.sensitivity import Sensitivity
 from trtpipe.regression.bundle import entries, read_build
-from trtpipe.report.plots import bars_of, thresholds
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
-from trtpipe.views import artifacts, results
-from trtpipe.views.blocks import VERDICTS, Block, Metadata, metadata
+from trtpipe.views import artifacts, pictures, results
+from trtpipe.views.blocks import VERDICTS, Block, metadata, table
+from trtpipe.views.output_errors import OutputErrors, output_errors, worst_samples
+from trtpipe.views.thumbnails import Thumbnail, thumbnails
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from trtpipe.calibration.statistics import TensorStatistics
-    from trtpipe.config.formats import Format
+    import jinja2
+
     from trtpipe.regression.bundle import Build
 
 #: Longer tables are collapsed.
 _LONG = 25
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: .95rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
-table { border-collapse: collapse; margin: .7rem 0; font-size: .85rem; } .wide { overflow-x: auto; }
-td, th { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: top; white-space: pre-line; }
-th { border-bottom: 1px solid var(--line); } tr:nth-child(even) td { background: var(--soft); }
-td { overflow-wrap: anywhere; } .metadata td:first-child { overflow-wrap: normal; }
-td.right, th.right { text-align: right; font-variant-numeric: tabular-nums; }
-.PASSED { color: #0a7d33; font-weight: 600; } .FAILED { color: #c62828; font-weight: 600; }
-.not-judged { color: #9a6700; }
-summary { cursor: pointer; } svg { max-width: 760px; font-size: 12px; } svg text { fill: currentColor; }
-.bars { fill: #8886; }
-"""
-#: Sizes of a histogram and its legend, in SVG user units.
-_WIDTH, _HEIGHT, _LEGEND = 560, 140, 190
-_BARS = 140
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
+#: Histograms that are drawn unless all are asked for.
+_HISTOGRAMS = 8
+_TEMPLATE = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """An engine, drawn where the builder reported its layers."""
+
+    target: str
+    picture: pictures.EnginePicture | None
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    charts: tuple[pictures.Columns, ...]
+    decisions: tuple[OutputErrors, ...]
+    images: tuple[Thumbnail, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class _Latency:
+    bars: pictures.Bars | None
+    windows: tuple[pictures.Columns, ...]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class _Sensitivity:
+    depth: pictures.Columns
+    groups: pictures.Bars
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """What differs from another build, and the engines of both for the same targets, the old one first."""
+
+    old: str
+    blocks: tuple[Block, ...]
+    engines: tuple[tuple[pictures.EnginePicture, pictures.EnginePicture], ...]
 
 
 def write_report(
-    build: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, plots: bool = False
+    build: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    plots: bool = False,
+    against: str | os.PathLike[str] | None = None,
+    sensitivity: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a self-contained HTML report of a build.
 
     Args:
         build: the folder that ``build`` wrote.
         out: the file to write; by default ``report.html`` in that folder, which the next build into it removes.
-        plots: draw every calibrated tensor's histogram, with each method's threshold.
+        plots: draw every calibrated tensor's histogram, not only those that depart most from their range.
+        against: the folder of another build, whose engines are drawn beside this one's.
+        sensitivity: a ``sensitivity.json`` of the same model.
+        images: the evaluation data, as ``build`` took it: the samples to look at are shown as pictures. Without it no
+            sample enters the report, so that it can be sent around.
 
     Returns:
         The file.
 
     Raises:
-        InputError: there is no bundle, or a file of it was changed; or there are no statistics to plot.
+        InputError: there is no bundle, or a file of it was changed; there are no statistics to plot; ``images`` holds
+            other samples than those that were evaluated.
         HostError: the file cannot be written.
 
     Example:
@@ -75,39 +112,175 @@ def write_report(
     """
     found = read_build(Path(build))
     path = Path(build) / REPORT if out is None else Path(out)
-    write_file(path, page(found, plots=plots), named=out is not None)
+    text = page(
+        found,
+        plots=plots,
+        against=None if against is None else read_build(path_of(against, "against")),
+        sensitivity=None if sensitivity is None else Sensitivity.read(path_of(sensitivity, "sensitivity")),
+        images=None if images is None else os.fspath(images),
+    )
+    write_file(path, text, named=out is not None)
     return path
 
 
-def page(build: Build, *, plots: bool) -> str:
+def page(
+    build: Build,
+    *,
+    plots: bool,
+    against: Build | None = None,
+    sensitivity: Sensitivity | None = None,
+    images: str | None = None,
+) -> str:
     """The page's text."""
-    manifest = build.manifest
-    title = f"{Path(manifest.source).name or manifest.source}, {manifest.precision}: {manifest.verdict.headline}"
-    parts = [
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-        # a second line of defense: nothing can run or be fetched even if markup got through
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        '<meta name="viewport" content="width=device-width">',
-        f'<meta name="generator" content="{GENERATOR}">',
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
-        f'<h1 class="{VERDICTS[manifest.passed].replace(" ", "-")}">{_text(title)}</h1>',
-        *(f"<h2>{heading}</h2>{''.join(map(_block, blocks))}" for heading, blocks in _sections(build)),
-    ]
-    if plots:
-        parts += ["<h2>Calibrated tensors</h2>", *_plots(build)]
-    return "\n".join([*parts, "</body></html>\n"])
+    manifest, verdict = build.manifest, build.manifest.verdict
+    records = dict(_engine_records(build))
+    histograms, left = _histograms(build, everything=plots)
+    engines = tuple(_engines(build, records))
+    return _template().render(
+        generator=GENERATOR,
+        long=_LONG,
+        title=f"{Path(manifest.source).name or manifest.source}, {manifest.precision}: {verdict.headline}",
+        word=verdict.word,
+        outcome=VERDICTS[verdict.passed].replace(" ", "-"),
+        scope=verdict.accuracy.summary,
+        cards=tuple(_cards(build, records)),
+        changed=None if against is None else _changed(against, build),
+        accuracy=_accuracy(build, images),
+        sensitivity=None
+        if sensitivity is None
+        else _Sensitivity(pictures.along_the_depth(sensitivity), pictures.sensitivity_bars(sensitivity)),
+        engines=engines,
+        traffic=pictures.against_half({each.target: records[each.target] for each in engines}),
+        latency=None if build.latency is None else _latency(build),
+        histograms=histograms,
+        histograms_note=f"{left} more with --plots." if left else "",
+        sections=[(heading, tuple(blocks)) for heading, blocks in _sections(build)],
+    )
 
 
-def _sections(build: Build) -> Iterator[tuple[str, Iterable[Block]]]:
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, finalize=_finalized, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["verdict"] = _verdict_class
+    return environment.from_string(files("trtpipe.views").joinpath(_TEMPLATE).read_text(encoding="utf-8"))
+
+
+def _finalized(value: object) -> object:
+    """Text without invisible characters; line breaks stay. What is markup already is so by the template alone."""
+    import markupsafe
+
+    if isinstance(value, markupsafe.Markup) or not isinstance(value, str):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
+
+
+def _verdict_class(text: str) -> str:
+    """``PASSED`` or ``FAILED`` for a text that begins with it."""
+    first = text.split(" ", 1)[0].split(":", 1)[0].split("\n", 1)[0]
+    return first if first in ("PASSED", "FAILED") else ""
+
+
+def _cards(build: Build, records: Mapping[str, EngineRecord]) -> Iterator[tuple[str, str, str]]:
+    """The figures that people look for first: name, value, detail."""
+    manifest, parity = build.manifest, build.parity
+    yield "precision", str(manifest.precision), manifest.backend
+    if parity is not None:
+        metrics = {value.artifact: value for value in parity.metrics}
+        last = list(metrics.values())[-1] if metrics else None
+        if last is not None and parity.reference in metrics:
+            before = metrics[parity.reference].value
+            yield last.metric, f"{last.value:.4f}", f"{last.artifact}; {parity.reference} {before:.4f}"
+        snrs = [each.snr_db for found in parity.comparisons[-1:] for each in found.outputs]
+        if snrs:
+            yield "lowest SNR", f"{min(snrs):.1f} dB", parity.comparisons[-1].artifact
+    for name, value in artifacts.coverage(manifest.precision, manifest.work):
+        share, _, rest = value.partition(" of ")
+        yield name, share, f"of {rest}" if rest else ""
+    for label, entry in entries(manifest.artifacts).items():
+        record = records.get(label.partition(":")[2]) if label.startswith("engine:") else None
+        if record is not None:
+            kernels = "" if record.report is None else f"{len(record.report.kernels)} kernels"
+            yield f"engine {record.target}", format_bytes(entry.files[0].size), kernels
+    for measured in () if build.latency is None else build.latency.measurements:
+        what = f"{measured.artifact}, {measured.on}" + ("" if measured.on_gpu else ", on the CPU")
+        yield "median latency", f"{measured.median:.3f} ms", what
+
+
+def _engine_records(build: Build) -> Iterator[tuple[str, EngineRecord]]:
+    for label in entries(build.manifest.artifacts):
+        if label.startswith("engine:") and (beside := _beside(build, label)).is_file():
+            yield label.partition(":")[2], EngineRecord.read(beside)
+
+
+def _engines(build: Build, records: Mapping[str, EngineRecord]) -> Iterator[_Engine]:
+    """One entry for all targets whose engines have equal layers."""
+    nodes = {decision.node: decision for decision in LowerRecord.read(_beside(build, "lowered")).nodes}
+    groups: dict[str, list[str]] = {}
+    for target, record in records.items():
+        alike = record.report.to_line() if record.report is not None and record.report.kernels else target
+        groups.setdefault(alike, []).append(target)
+    for targets in groups.values():
+        record = records[targets[0]]
+        drawn = record.report is not None and record.report.kernels
+        picture = pictures.engine_picture(targets, record.report, nodes) if drawn and record.report else None
+        blocks = [block for target in targets for block in artifacts.engine(records[target], None)]
+        yield _Engine(targets[0], picture, tuple(blocks))
+
+
+def _changed(old: Build, new: Build) -> _Changed:
+    found = diff(old.folder, new.folder)
+    kinds = {
+        "metric": found.metrics,
+        "parity": found.parity,
+        "size": found.sizes,
+        "nodes": found.counts,
+        "latency": found.latency,
+    }
+    figures = [(f"{kind} {both.name}", both.old, both.new) for kind, rows in kinds.items() for both in rows]
+    nodes = [(both.name, both.old, both.new) for both in found.precisions]
+    ranges = [(f"amax of {move.tensor}", f"{move.old:.4g}", f"{move.new:.4g}") for move in found.ranges]
+    texts = {"setting": found.settings, "tool": found.toolchain, "weights": found.weights, "engine": found.engines}
+    changes = [(kind, text) for kind, lines in texts.items() for text in lines]
+    blocks = [table(("what", "change"), changes)] if changes else []
+    blocks += [table(("", "before", "now"), rows) for rows in (figures, nodes, ranges) if rows]
+    before, now = (
+        {each.target: each.picture for each in _engines(build, dict(_engine_records(build)))} for build in (old, new)
+    )
+    pairs = [(was, picture) for target, picture in now.items() if picture and (was := before.get(target))]
+    return _Changed(str(old.folder), tuple(blocks), tuple(pairs))
+
+
+def _accuracy(build: Build, images: str | None) -> _Accuracy:
+    if build.parity is None:
+        return _Accuracy((), (), (), (metadata([("verdict", f"{VERDICTS[None]}: {build.unverified}")]),))
+    kept = build.path("parity").with_name("outputs.json")
+    found = output_errors(kept, build.parity) if kept.is_file() else ()
+    shown = [each for each in found if any(each.by_sample)]
+    charts = [
+        pictures.columns(f"{each.artifact}, {each.output}: error by {kind}", values, unit="", kind=kind,
+                         note="Root mean square of the difference over the spread of the reference.")
+        for each in shown
+        for kind, values in (("sample", each.by_sample), ("channel", each.by_channel))
+        if values
+    ]  # fmt: skip
+    drawn = () if images is None else thumbnails(images, build, worst_samples(shown))
+    decided = tuple(each for each in shown if each.changes is not None)
+    return _Accuracy(tuple(charts), decided, drawn, tuple(results.parity(build.parity)))
+
+
+def _latency(build: Build) -> _Latency:
+    assert build.latency is not None
+    measured = build.latency.measurements
+    over_time = [drawn for each in measured if (drawn := pictures.windows(each)) is not None]
+    return _Latency(pictures.latency_bars(measured), tuple(over_time), tuple(results.latency(build.latency)))
+
+
+def _sections(build: Build) -> Iterator[tuple[str, Iterator[Block] | Sequence[Block]]]:
     present = entries(build.manifest.artifacts)
     yield "Build", results.manifest(build.manifest)
-    unverified = metadata([("verdict", f"{VERDICTS[None]}: {build.unverified}")])
-    yield "Accuracy", [unverified] if build.parity is None else results.parity(build.parity)
-    if build.latency is not None:
-        yield "Latency", results.latency(build.latency)
-    for label in present:
-        if label.startswith("engine:") and (beside := _beside(build, label)).is_file():
-            yield f"Engine for {_text(label.partition(':')[2])}", artifacts.engine(EngineRecord.read(beside), None)
     yield "Precision of every node", artifacts.lowered(LowerRecord.read(_beside(build, "lowered")), None)
     if "ranges" in present:
         yield "Calibration", artifacts.ranges(Ranges.read(build.path("ranges")), None)
@@ -132,82 +305,26 @@ def _beside(build: Build, label: str) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _plots(build: Build) -> Iterator[str]:
+def _histograms(build: Build, *, everything: bool) -> tuple[tuple[pictures.Histogram, ...], int]:
+    """Calibrated tensors with their ranges, those that lose most to theirs first; and how many are left out."""
     from trtpipe.calibration.statistics_file import load_statistics
 
     present = entries(build.manifest.artifacts)
     if not {"statistics", "ranges"} <= present.keys():
-        raise InputError(f"{build.folder}: no calibration statistics to plot", "leave out --plots")
+        if everything:
+            raise InputError(f"{build.folder}: no calibration statistics to plot", "leave out --plots")
+        return (), 0
     ranges = Ranges.read(build.path("ranges"))
     precision = build.manifest.precision.quantized or INT8
-    for name, tensor in load_statistics(build.path("statistics")).tensors.items():
-        if tensor.largest:
-            taken = ranges.tensors[name].amax if name in ranges.tensors else 0.0
-            yield f"<h3>{_text(name)}</h3>{histogram_svg(name, tensor, precision, taken)}"
-
-
-def _block(block: Block) -> str:
-    if isinstance(block, Metadata):
-        return _table('<table class="metadata">', block.pairs, ())
-    right = tuple(index for index, header in enumerate(block.headers) if header in block.right)
-    head = "".join(_cell("th", header, index in right) for index, header in enumerate(block.headers))
-    drawn = _table(f"<table><tr>{head}</tr>", block.rows, right)
-    if len(block.rows) <= _LONG:
-        return drawn
-    return f"<details><summary>{len(block.rows)} rows</summary>{drawn}</details>"
-
-
-def _table(head: str, rows: Iterable[tuple[str, ...]], right: tuple[int, ...]) -> str:
-    body = "".join(
-        f"<tr>{''.join(_cell('td', text, index in right) for index, text in enumerate(row))}</tr>" for row in rows
-    )
-    return f'<div class="wide">{head}{body}</table></div>'
-
-
-def _cell(tag: str, text: str, right: bool) -> str:
-    verdict = text.split(" ", 1)[0].split(":", 1)[0].split("\n", 1)[0]
-    names = [*(["right"] if right else []), *([verdict] if verdict in ("PASSED", "FAILED") else [])]
-    attribute = f' class="{" ".join(names)}"' if names else ""
-    return f"<{tag}{attribute}>{_text(text)}</{tag}>"
-
-
-def _text(text: str) -> str:
-    """Escaped text: no markup, no invisible characters; line breaks stay."""
-    return escape("\n".join(map(printable, text.split("\n"))))
-
-
-def histogram_svg(name: str, tensor: TensorStatistics, precision: Format, taken: float) -> str:
-    """One ``<svg>`` element: counts on a logarithmic axis over the magnitude, a line for each method's amax.
-
-    Args:
-        taken: the calibrated amax, drawn thick.
-    """
-    edges, counts = bars_of(tensor, _BARS)
-    heights = np.log10(np.maximum(counts, 0) + 1)
-    heights = heights / (heights.max() or 1.0) * _HEIGHT
-    top = edges[-1]
-    points = " ".join(
-        f"{_WIDTH * left / top:.1f},{_HEIGHT - height:.1f} {_WIDTH * right / top:.1f},{_HEIGHT - height:.1f}"
-        for left, right, height in zip(edges, edges[1:], heights, strict=False)
-    )
-    cuts = thresholds(name, tensor, precision) if tensor.count and not tensor.nonfinite else {}
-    lines = "".join(
-        _line(_WIDTH * amax / top, color, 1) + _label(index, f"{method}: {amax:.4g}", color)
-        for index, ((method, amax), color) in enumerate(zip(cuts.items(), _COLORS, strict=False))
-    )
-    return (
-        f'<svg viewBox="0 0 {_WIDTH + _LEGEND} {_HEIGHT + 18}" role="img"><title>{escape(printable(name))}</title>'
-        f'<polygon class="bars" points="0,{_HEIGHT} {points} {_WIDTH},{_HEIGHT}"/>'
-        f"{_line(_WIDTH * taken / top, 'currentColor', 3)}{lines}"
-        f'<text x="0" y="{_HEIGHT + 14}">0</text>'
-        f'<text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">{top:.4g}</text></svg>'
-    )
-
-
-def _line(x: float, color: str, width: int) -> str:
-    x = min(x, float(_WIDTH))
-    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}" stroke="{color}" stroke-width="{width}"/>'
-
-
-def _label(index: int, text: str, color: str) -> str:
-    return f'<text x="{_WIDTH + 12}" y="{14 + 18 * index}" style="fill:{color}">{escape(text)}</text>'
+    found = {
+        name: tensor
+        for name, tensor in load_statistics(build.path("statistics")).tensors.items()
+        if tensor.largest and (everything or name in ranges.tensors)
+    }
+    taken = {name: ranges.tensors[name].amax if name in ranges.tensors else 0.0 for name in found}
+    order = list(found)
+    if not everything:
+        order.sort(key=lambda name: taken[name] / found[name].largest)
+        order = order[:_HISTOGRAMS]
+    drawn = tuple(pictures.histogram(name, found[name], precision, taken[name]) for name in order)
+    return drawn, len(found) - len(drawn)
