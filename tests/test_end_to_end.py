@@ -164,7 +164,12 @@ class TestDigits:
         )
         assert "not for TensorRT, Triton or trtexec" in manifest.verdict.runtime
         listed = {file.name: file for entry in manifest.artifacts for file in entry.files}
-        assert {path.name for path in out.glob("[!.]*")} == {*listed, "manifest.json", "provenance.json"}
+        assert {path.name for path in out.glob("[!.]*")} == {
+            *listed,
+            "manifest.json",
+            "provenance.json",
+            "reproduce.sh",
+        }
         for name, file in listed.items():
             data = (out / name).read_bytes()
             assert (len(data), hashlib.sha256(data).hexdigest()) == (file.size, file.sha256), name

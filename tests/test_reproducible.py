@@ -91,7 +91,7 @@ def build(folder: Path, world: dict[str, str], umask: int, prefix: tuple[str, ..
 
 def without_times(name: str, content: bytes) -> Any:
     """A file without what was measured: how fast the graph runs, how long the engine took to build; nor when it was."""
-    if name in {"latency.json", "provenance.json"}:
+    if name in {"latency.json", "provenance.json", "reproduce.sh"}:
         return None
     if name not in {"manifest.json", "sm89.plan.json"}:
         return content

@@ -96,6 +96,6 @@ def built_steps(steps: Iterable[Step]) -> tuple[str, ...]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Files by name, but for what is under this user's key, and what tells when and where they were made."""
-    apart = (".trtpipe.json", "provenance.json")
+    apart = (".trtpipe.json", "provenance.json", "reproduce.sh")
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in apart)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import trtpipe
 from trtpipe.api import stages
 from trtpipe.report.manifest import Manifest
-from trtpipe.report.provenance import PROVENANCE, Provenance, git_state
+from trtpipe.report.provenance import PROVENANCE, SCRIPT, Provenance, git_state
 
 
 def git(folder: Path, *words: str) -> str:
@@ -66,6 +68,23 @@ SECRETS = (
 )
 
 
+def called(script: Path, folder: Path) -> list[str]:
+    """The words that a reproduction script gives to trtpipe, with one more of the user's; the TOML files it names are
+    copied into ``folder``.
+    """
+    program = folder / "bin" / "trtpipe"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, shutil, sys\nfolder = pathlib.Path({str(folder)!r})\n"
+        "(folder / 'words.json').write_text(json.dumps(sys.argv[1:]))\n"
+        "[shutil.copy(word, folder) for word in sys.argv if word.endswith(('/profile.toml', '/calib.toml'))]\n"
+    )
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    subprocess.run(["sh", script, "--json"], env=environment, check=True, cwd=folder, timeout=60)
+    return json.loads((folder / "words.json").read_text())
+
+
 class TestOfABuild:
     def test_tells_when_and_by_what(self, world, heard_all, monkeypatch) -> None:
         monkeypatch.setattr(sys, "argv", ["/somewhere/bin/trtpipe", "build", "net.onnx", "--int8", *SECRETS])
@@ -85,6 +104,22 @@ class TestOfABuild:
         assert "secret" not in text
         assert "canary" not in text.lower()
         assert os.uname().nodename not in text
+
+    def test_the_script_repeats_the_command_word_by_word(self, world, heard_all, monkeypatch, tmp_path) -> None:
+        words = ["build", "net.onnx", "--keep", "it's; echo $HOME `id`\n# x", "--int8"]
+        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/trtpipe", *words])
+        stages.build(world.job(), world.folder / "out", progress=heard_all)
+        assert called(world.folder / "out" / SCRIPT, tmp_path) == [*words, "--json"]
+        assert trtpipe.inspect(world.folder / "out" / SCRIPT).kind == "reproduction script"
+
+    def test_the_script_of_a_call_from_python_holds_profile_and_recipe(self, world, heard_all, tmp_path) -> None:
+        job = world.job(keep=['it\'s "$HOME"'])
+        stages.build(job, world.folder / "out", progress=heard_all)
+        words = called(world.folder / "out" / SCRIPT, tmp_path)
+        assert words[0] == "build"
+        kept = {name: tmp_path / f"{name}.toml" for name in ("profile", "calib")}
+        assert trtpipe.DeploymentProfile.load(kept["profile"]).keep == job.profile.keep
+        assert trtpipe.CalibrationRecipe.load(kept["calib"]).data.source == job.recipe.data.source
 
     def test_a_call_from_python_has_no_command(self, world, heard_all) -> None:
         stages.build(world.job(), world.folder / "out", progress=heard_all)

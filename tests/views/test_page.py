@@ -56,9 +56,7 @@ def images_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trtpipe.build(
         folder / "m.onnx",
         folder / "out",
-        profile=trtpipe.DeploymentProfile.model_validate(
-            {"precision": "int8", "backend": "null", "targets": ["sm89"]}
-        ),
+        profile=trtpipe.DeploymentProfile.model_validate({"precision": "int8", "backend": "null", "targets": ["sm89"]}),
         calib_data=folder / "images.npz",
         shapes={"x": (1, 3, 8, 8)},
     )

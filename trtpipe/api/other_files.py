@@ -15,7 +15,7 @@ from trtpipe.delivery.record import Model
 from trtpipe.errors import InputError, RecipeError
 from trtpipe.pipeline.ownership import Written
 from trtpipe.pipeline.publish import GENERATOR
-from trtpipe.report.provenance import Provenance
+from trtpipe.report.provenance import SCRIPT_HEAD, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 OtherKind: TypeAlias = Literal[
     "outputs", "reference outputs", "JUnit report", "Markdown summary", "HTML report", "plot", "log", "external data",
-    "profile", "recipe", "written files", "provenance", "package", "hand-over", "finished hand-over",
+    "profile", "recipe", "written files", "provenance", "reproduction script", "package", "hand-over",
+    "finished hand-over",
 ]  # fmt: skip
 
 _LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d ")
@@ -55,6 +56,8 @@ def describe(path: Path, head: bytes) -> tuple[OtherKind, dict[str, str]] | None
     if text.lower().startswith(b"<!doctype html") and _PAGE in _text(path).encode():
         title = _TITLE.search(_text(path))
         return "HTML report", {"title": "" if title is None else title[1]}
+    if head.startswith(SCRIPT_HEAD.encode()):
+        return "reproduction script", {"first": _text(path).splitlines()[1].removeprefix("# ")}
     if head.startswith(b"\x89PNG"):
         return "plot", {"format": "PNG"}
     if _LOG.match(head):

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.api.settings_files import profile_toml, recipe_toml
 from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.paths import folder_of, is_file_name
 from trtpipe.config.source import FactorySource, OnnxSource, Pt2Source
@@ -18,7 +19,7 @@ from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder, write_file
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.report.manifest import Manifest
-from trtpipe.report.provenance import PROVENANCE, Provenance
+from trtpipe.report.provenance import PROVENANCE, SCRIPT, Provenance
 from trtpipe.report.verdict import Evidence, Verdict, verdict_of
 
 if TYPE_CHECKING:
@@ -170,11 +171,14 @@ def provenance_of(artifacts: Sequence[Artifact], job: Job, out: Path) -> Iterato
         yield ()
         return
     with TemporaryDirectory(prefix="trtpipe-") as folder:
-        path = Path(folder) / PROVENANCE
+        path, script = (Path(folder) / name for name in (PROVENANCE, SCRIPT))
         code = job.source.file if isinstance(job.source, FactorySource) else None
         made = Manifest.read(manifest.path)
-        Provenance.now(manifest.path, made.source, code, made.toolchain).write(path)
-        yield (Artifact("provenance", path.parent, (FileEntry.of(path),)),)
+        found = Provenance.now(manifest.path, made.source, code, made.toolchain)
+        found.write(path)
+        text = found.script(profile_toml(job.profile), recipe_toml(job.recipe, job.feeds))
+        script.write_text(text, encoding="utf-8")
+        yield tuple(Artifact("provenance", each.parent, (FileEntry.of(each),)) for each in (path, script))
 
 
 @contextmanager

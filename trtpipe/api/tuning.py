@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from trtpipe.api.arguments import ModelArguments, takes
 from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, run_published
+from trtpipe.api.settings_files import profile_toml, recipe_toml
 from trtpipe.config.formats import DEFAULT_QUANTIZED
 from trtpipe.config.paths import folder_of, path_of, path_or_none
-from trtpipe.config.tomlfile import FROM_FILE, dump_toml
 from trtpipe.errors import InputError
 from trtpipe.pipeline.pipeline import opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, write_files
@@ -23,7 +23,6 @@ from trtpipe.stages.sensitivity import MeasureSensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Any
 
     from typing_extensions import Unpack
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from trtpipe.config.job import Job, Role
     from trtpipe.config.paths import PathLike
     from trtpipe.config.profile import DeploymentProfile
-    from trtpipe.config.recipe import CalibrationRecipe, DataSettings
+    from trtpipe.config.recipe import CalibrationRecipe
 
 
 @takes(ModelArguments)
@@ -161,40 +160,13 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
     Args:
         held: the data that the caller holds: no file can name it.
     """
-    profile = result.profile.model_dump(exclude_defaults=True, context=FROM_FILE)
-    if len(result.profile.shapes) == 1:
-        profile["shapes"] = profile["shapes"][0]
     texts = {
-        out: dump_toml(profile),
+        out: profile_toml(result.profile),
         out.with_suffix(".json"): result.tuning.to_file() + "\n",
-        out.with_suffix(".calib.toml"): dump_toml(_recipe(result.recipe, held)),
+        out.with_suffix(".calib.toml"): recipe_toml(result.recipe, held),
     }
     write_files(texts, named=(out,))
     return tuple(texts)
-
-
-def _recipe(recipe: CalibrationRecipe, held: Collection[Role]) -> dict[str, Any]:
-    """A recipe as a file says it: paths absolute, because relative ones are relative to the file."""
-    found = recipe.model_dump(exclude_defaults=True)
-    found |= {"method": recipe.method, "weights": recipe.weights}
-    roles: tuple[tuple[str, Role, DataSettings | None], ...] = (
-        ("data", "calibration-data", recipe.data),
-        ("evaluation", "evaluation-data", recipe.evaluation),
-    )
-    for name, role, data in roles:
-        if data is not None and name in found:
-            found[name] |= _anchored(data)
-            if role in held:
-                del found[name]["source"]
-    return found
-
-
-def _anchored(data: DataSettings) -> dict[str, str]:
-    return {
-        name: str(Path(text).absolute())
-        for name in ("source", "metric")
-        if (text := getattr(data, name, "")) and Path(text.rpartition(":")[0] or text).exists()
-    }
 
 
 def refuse_other_precisions(job: Job) -> None:

@@ -4,6 +4,7 @@ compared: equal builds have equal manifests, whenever and wherever they were mad
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -17,7 +18,9 @@ from trtpipe.config.toolchain import machine
 from trtpipe.digest import sha256_file
 from trtpipe.errors import InputError
 
-PROVENANCE = "provenance.json"
+PROVENANCE, SCRIPT = "provenance.json", "reproduce.sh"
+#: How the script begins.
+SCRIPT_HEAD = "#!/bin/sh\n# Builds "
 _TIMEOUT_SECONDS = 10.0
 #: What a repository's own configuration may make git run is left out.
 _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
@@ -80,6 +83,36 @@ class Provenance(Record):
             manifest=sha256_file(manifest),
         )
 
+    def script(self, profile: str, recipe: str) -> str:
+        """A shell script that builds the same again: the tools' versions, then the command.
+
+        A command line is repeated as it was. A call from Python is not known; what it asked for is, so the profile
+        and the recipe are part of the script.
+
+        Args:
+            profile, recipe: those in force, as TOML.
+        """
+        versions = (f"{name}=={version.partition('+')[0]}" for name, version in self.toolchain.items())
+        pins = shlex.join([f"trtpipe=={self.trtpipe}", *versions])
+        state = "" if self.git is None else f", commit {self.git.commit}{' with changes' if self.git.dirty else ''}"
+        lines = [
+            f"{SCRIPT_HEAD}{_comment(self.source)} again{state}.",
+            f"# Made {self.created} with Python {self.machine['python']}.",
+            "# Run it in the folder that its paths are relative to. Engines are never the same bytes twice, all else",
+            "# is: trtpipe diff shows what differs. The versions that were used:",
+            f"#   python3 -m pip install {_comment(pins)}",
+            "set -eu",
+        ]
+        if self.command:
+            return "\n".join([*lines, f'{shlex.join(self.command)} "$@"', ""])
+        files = {"profile": profile, "calib": recipe}
+        lines += ["work=$(mktemp -d)", "trap 'rm -rf \"$work\"' EXIT"]
+        for name, text in files.items():
+            lines += [f"printf '%s' {shlex.quote(text)} > \"$work/{name}.toml\""]
+        source = shlex.quote(self.source)
+        call = f'trtpipe build {source} --profile "$work/profile.toml" --calib "$work/calib.toml" -o rebuilt "$@"'
+        return "\n".join([*lines, call, ""])
+
     @classmethod
     def beside(cls, manifest: Path) -> Provenance | None:
         """That of the bundle of ``manifest``; ``None`` where there is none, or one of another bundle."""
@@ -107,6 +140,11 @@ def _git(folder: Path, *words: str) -> str | None:
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return done.stdout
+
+
+def _comment(text: str) -> str:
+    """Text that cannot leave its line."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _command() -> tuple[str, ...]:
