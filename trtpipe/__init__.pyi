@@ -29,6 +29,8 @@ from trtpipe.api.stages import lower as lower
 from trtpipe.api.stages import measure as measure
 from trtpipe.api.stages import simplify as simplify
 from trtpipe.api.stages import verify as verify
+from trtpipe.api.starter import StarterFiles as StarterFiles
+from trtpipe.api.starter import init as init
 from trtpipe.api.tuning import TuneResult as TuneResult
 from trtpipe.api.tuning import sensitivity as sensitivity
 from trtpipe.api.tuning import tune as tune

@@ -80,7 +80,7 @@ def make_job(source: SourceLike | None = None, *, engines: bool = True, **reques
     evaluation = recipe.evaluation
     profile.accuracy.of(None if evaluation is None else evaluation.metric)  # before the long work, not after it
     folded = None if found is None else FoldedPreprocessing.of(profile, recipe)  # later graphs have it in them
-    backend, chosen = _engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
+    backend, chosen = chosen_engines(profile, request.get("progress") or NullProgress()) if engines else ("null", ())
     if folded is not None and engines and load_backend(backend).consumes == "program":
         raise InputError(
             f"fold_preprocessing: {backend} compiles PyTorch's program, and there is no graph to write into",
@@ -202,7 +202,7 @@ def _spoken(precision: Precision) -> str:
     return f"{precision} ({' with '.join(formats)})" if len(formats) > 1 else str(precision)
 
 
-def _engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
+def chosen_engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
     """The back-end and the targets, those the user left open with the reason for the choice."""
     backend, why = choose_backend(profile.backend)
     if profile.backend == "auto":

@@ -19,11 +19,11 @@ from trtpipe.cli.text import emit
 #: What is answered without loading a library.
 _INFORMS = {*HELP_NAMES, "--version"}
 SECTIONS = {
-    "Whole pipeline": ("build",),
+    "Whole pipeline": ("init", "build"),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
     "Accuracy": ("sensitivity", "tune", "check", "diff"),
     "Deliver": ("package",),
-    "Inspect": ("inspect", "report", "doctor"),
+    "Inspect": ("inspect", "report", "recipes", "doctor"),
     "Cache": ("cache",),
 }
 
@@ -33,6 +33,7 @@ MODULES = {
     "tuning": ("sensitivity", "tune"),
     "regression": ("check", "diff"),
     "inspect": ("inspect", "report", "doctor"),
+    "starter": ("init", "recipes"),
 }
 
 EXIT_CODES = {

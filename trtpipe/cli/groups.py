@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtpipe.cli.aliases import ADVICE, translated
 from trtpipe.cli.text import emit
 from trtpipe.errors import InputError
 
@@ -50,6 +51,20 @@ class TopicCommand(click.Command):
         if sum(isinstance(each, click.Option) for each in own) < MOST_OPTIONS:
             return [*own, usual]
         return [*own, self._help_all, usual]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; names of other tools are taken for ours, or answered with what to do here.
+
+        Raises:
+            InputError: an option is another tool's, and has no like here.
+        """
+        names = [name for each in self.get_params(ctx) if isinstance(each, click.Option) for name in each.opts]
+        try:
+            return super().parse_args(ctx, translated(args, names))
+        except click.NoSuchOption as error:
+            if error.option_name in ADVICE:
+                raise InputError(f"there is no option {error.option_name}", ADVICE[error.option_name]) from error
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One list a topic, in the order in which the topics first occur."""

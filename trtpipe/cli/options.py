@@ -251,12 +251,12 @@ report_option = session_option(
 
 profile_file_option = session_option(
     "--profile", store=setter("profile_file"), type=PATH, metavar="P.toml",
-    help="Deployment profile: precision, targets, shapes, builder settings and gates.",
+    help="Deployment profile: precision, targets, shapes, builder settings and gates; or a name: trtpipe recipes.",
 )
 
 recipe_file_option = session_option(
     "--calib", store=setter("recipe_file"), type=PATH, metavar="C.toml", topic=DATA,
-    help="Calibration recipe: data, preprocessing and method.",
+    help="Calibration recipe: data, preprocessing and method; or a name: trtpipe recipes.",
 )
 
 no_simplify_option = session_option(

@@ -24,6 +24,7 @@ from pydantic import (
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FULL_PRECISION, Precision
 from trtpipe.config.paths import path_of
+from trtpipe.config.presets import found
 from trtpipe.config.recipe import METRICS
 from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
@@ -382,9 +383,9 @@ class DeploymentProfile(UserRecord):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DeploymentProfile:
-        """Read a profile from TOML.
+        """Read a profile from TOML; ``edge`` and other names are those that come with trtpipe.
 
         Raises:
             RecipeError: the file or a key in it is wrong; the message names both.
         """
-        return load_toml(path_of(path, "path"), cls)
+        return load_toml(found(path_of(path, "path"), "profiles"), cls)

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.methods import Method
 from trtpipe.config.paths import path_of
+from trtpipe.config.presets import found
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
 from trtpipe.config.user_record import UserRecord
 from trtpipe.durable import read_bounded
@@ -212,12 +213,13 @@ class CalibrationRecipe(UserRecord):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CalibrationRecipe:
-        """Read a recipe from TOML; relative sources are made relative to the working folder.
+        """Read a recipe from TOML; relative sources are made relative to the working folder. ``imagenet`` and other
+        names are those that come with trtpipe.
 
         Raises:
             RecipeError: the file or a key in it is wrong; the message names both.
         """
-        path = path_of(path, "path")
+        path = found(path_of(path, "path"), "calib")
         recipe, folder = load_toml(path, cls), path.parent
         data, evaluation = _anchored(recipe.data, "source", folder), recipe.evaluation
         if evaluation is not None:

@@ -1,0 +1,96 @@
+"""``init``: files that load, hold what the model and the data say, and build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from models import conv_net, model, normal, save
+
+import trtpipe
+from trtpipe.cli.app import root
+from trtpipe.errors import InputError
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    save(conv_net(), tmp_path / "m.onnx")  # float32[N, 3, 8, 8]
+    return tmp_path / "m.onnx"
+
+
+def files_of(out: Path) -> tuple[trtpipe.DeploymentProfile, trtpipe.CalibrationRecipe]:
+    return trtpipe.DeploymentProfile.load(out / "profile.toml"), trtpipe.CalibrationRecipe.load(out / "recipe.toml")
+
+
+def test_images(network: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    found = trtpipe.init(network, tmp_path / "start", calib_data=str(tmp_path / "photos"))
+    profile, recipe = files_of(tmp_path / "start")
+    assert profile.precision == "int8"
+    assert profile.targets
+    [shapes] = profile.shapes
+    assert (shapes["x"].min, shapes["x"].max) == ((1, 3, 8, 8), (32, 3, 8, 8))
+    assert recipe.data.source == str(tmp_path / "photos")
+    assert recipe.data.image is not None
+    assert recipe.data.image.crop == (8, 8)
+    assert recipe.evaluation is None
+    assert any("mean, std" in guess for guess in found.guesses)
+    assert found.command[:3] == ("trtpipe", "build", str(network))
+
+
+def test_arrays_need_no_preprocessing(network: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 3, 8, 8), np.float32))
+    trtpipe.init(network, tmp_path / "start", calib_data=str(tmp_path / "d.npz"), eval_data=str(tmp_path / "d.npz"))
+    _, recipe = files_of(tmp_path / "start")
+    assert recipe.data.image is None
+    assert recipe.evaluation is not None
+    assert recipe.evaluation.source == str(tmp_path / "d.npz")
+
+
+def test_without_data_it_is_fp16_and_without_dynamic_inputs_no_shapes(tmp_path: Path) -> None:
+    save(model("(float[2,8] x) => (float[2,4] y) { y = MatMul(x, w) }", w=normal(8, 4)), tmp_path / "m.onnx")
+    found = trtpipe.init(tmp_path / "m.onnx", tmp_path / "start")
+    profile, recipe = files_of(tmp_path / "start")
+    assert (profile.precision, profile.shapes) == ("fp16", ())
+    assert recipe.data.image is None
+    assert found.guesses == ()
+
+
+def test_images_with_channels_last(tmp_path: Path) -> None:
+    save(model("(float[1,32,48,1] x) => (float[1,32,48,1] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    (tmp_path / "photos").mkdir()
+    trtpipe.init(tmp_path / "m.onnx", tmp_path / "start", calib_data=str(tmp_path / "photos"))
+    image = files_of(tmp_path / "start")[1].data.image
+    assert image is not None
+    assert (image.layout, image.channels, image.resize) == ("HWC", "L", (32, 48))
+
+
+@pytest.mark.parametrize("name", ["profile.toml", "recipe.toml"])
+def test_files_of_the_user_are_never_replaced(network: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=name):
+        trtpipe.init(network, tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", name}
+
+
+def test_the_printed_command_builds(network: Path, tmp_path: Path, monkeypatch) -> None:
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    begun = CliRunner().invoke(root, ["init", "m.onnx", "--calib-data", "d.npz", "-o", "start"])
+    assert begun.exit_code == 0, begun.output
+    [line] = [line for line in begun.output.splitlines() if line.startswith("next:")]
+    words = line.removeprefix("next:").split()
+    assert words[:3] == ["trtpipe", "build", "m.onnx"]
+    built = CliRunner().invoke(root, [*words[1:], "--backend", "null", "--target", "sm89"])
+    assert built.exit_code == 0, built.output
+
+
+def test_recipes_are_listed_and_printed() -> None:
+    shown = CliRunner().invoke(root, ["recipes"])
+    assert shown.exit_code == 0
+    assert {"imagenet", "coco", "edge"} <= {line.split()[0] for line in shown.output.splitlines() if line.strip()}
+    assert CliRunner().invoke(root, ["recipes", "imagenet"]).output.startswith("description = ")
+    assert CliRunner().invoke(root, ["recipes", "imagnet"]).exit_code == 2
