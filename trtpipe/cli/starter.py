@@ -11,7 +11,6 @@ from trtpipe.cli.options import PATH, command
 from trtpipe.cli.results import print_document, print_paths
 from trtpipe.cli.tables import table
 from trtpipe.cli.text import emit
-from trtpipe.config.presets import presets
 from trtpipe.config.units import printable, suggestion
 from trtpipe.errors import InputError
 
@@ -58,6 +57,7 @@ def recipes(session: Session, name: str | None) -> int:
     own: trtpipe recipes imagenet > mine.toml.
     """
     import trtpipe
+    from trtpipe.config.presets import presets
 
     calib, profiles = presets("calib"), presets("profiles")
     if name is not None:
