@@ -366,6 +366,15 @@ class TestBaselinesThatDoNotFit:
         with pytest.raises(InputError, match=complaint):
             trtpipe.check(bundle, baseline)
 
+    def test_a_plan_without_a_record(self, bundle, baseline):
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        [engine] = [artifact for artifact in manifest["artifacts"] if artifact["label"] == "engine:sm89"]
+        engine["files"] = engine["files"][:1]
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        self.resealed(bundle)
+        with pytest.raises(InputError, match=r"artifacts: engine:sm89: files: sm89\.plan\.json is missing"):
+            trtpipe.check(bundle, baseline)
+
     def test_an_engine_of_another_graph(self, bundle, baseline):
         record = json.loads((bundle / "sm89.plan.json").read_text())
         record["digests"]["lowered"] = "0" * 64

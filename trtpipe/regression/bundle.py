@@ -110,7 +110,6 @@ def read_build(folder: Path) -> Build:
         engines={
             target: EngineFigures.of(_engine(folder, target, entry, found), entry.files[0].size)
             for target, entry in engines.items()
-            if len(entry.files) > 1
         },
     )
 
@@ -118,6 +117,8 @@ def read_build(folder: Path) -> Build:
 def _engine(folder: Path, target: str, entry: ManifestEntry, found: dict[str, ManifestEntry]) -> EngineRecord:
     """The record of an engine, if it is that of the plan beside it, and of the graph in the bundle."""
     plan, sidecar = folder / entry.files[0].name, folder / f"{entry.files[0].name}.json"
+    if sidecar.name not in {Path(file.name).name for file in entry.files}:
+        raise InputError(f"{folder / MANIFEST}: artifacts: {entry.label}: files: {sidecar.name} is missing", _AGAIN)
     record, sha256 = EngineRecord.read(sidecar), entry.files[0].sha256
     if record.target != target:
         raise InputError(f"{sidecar}: target: {record.target}, of the engine for {target}", _AGAIN)
