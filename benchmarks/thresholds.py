@@ -115,7 +115,12 @@ class Speech(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bands = nn.Sequential(nn.Conv1d(20, 48, 5, padding=2), nn.ReLU(), nn.Conv1d(48, 48, 5, 2, 2), nn.ReLU())
+        parts = [
+            part
+            for inputs, stride in ((20, 1), (48, 2), (48, 1))
+            for part in (nn.Conv1d(inputs, 48, 5, stride, 2), nn.BatchNorm1d(48), nn.ReLU())
+        ]
+        self.bands = nn.Sequential(*parts)
         self.steps = nn.GRU(48, 48, batch_first=True, bidirectional=True)
         self.head = nn.Linear(96, 9)
 
@@ -196,8 +201,8 @@ def speech(folder: Path) -> Network:
                 start += length + int(generator.integers(0, 3))
         return energies + generator.normal(0, 0.25, energies.shape).astype(np.float32), spoken + 1
 
-    heard, said = utterances(2000, 0)
-    module = train(Speech(), torch.from_numpy(heard), ctc_loss, (torch.from_numpy(said),), 12)
+    heard, said = utterances(3000, 0)
+    module = train(Speech(), torch.from_numpy(heard), ctc_loss, (torch.from_numpy(said),), 15)
     held, truth = utterances(400, 1)
     export(module, held, "scores", folder)
     np.savez(folder / "calib.npz", image=heard[:200])

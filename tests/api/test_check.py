@@ -350,6 +350,9 @@ class TestBaselinesThatDoNotFit:
         self.resealed(bundle)
         with pytest.raises(InputError, match=r"sm89\.plan\.json: digests: plan: not the digest of sm89\.plan"):
             trtpipe.check(bundle, baseline)
+        for shown in (bundle, bundle / "sm89.plan.json"):
+            [words] = trtpipe.inspect(shown).altered
+            assert "digests: plan: not the digest of sm89.plan" in words
 
     @pytest.mark.parametrize(
         ("fields", "complaint"),

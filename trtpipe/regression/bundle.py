@@ -101,21 +101,37 @@ def read_build(folder: Path) -> Build:
     found = entries(manifest.artifacts)
     if missing := {"model", "lowered"} - set(found):
         raise InputError(f"{folder}: the bundle has no {', '.join(sorted(missing))}", "build the whole pipeline")
-    engines = {label.partition(":")[2]: entry for label, entry in found.items() if label.startswith("engine:")}
     return Build(
         folder=folder,
         manifest=manifest,
         parity=_parity(folder, found) if "parity" in found else None,
         latency=LatencyReport.read(folder / found["latency"].files[0].name) if "latency" in found else None,
         engines={
-            target: EngineFigures.of(_engine(folder, target, entry, found), entry.files[0].size)
-            for target, entry in engines.items()
+            entry.label.partition(":")[2]: EngineFigures.of(
+                read_engine(folder, entry, manifest.artifacts), entry.files[0].size
+            )
+            for entry in manifest.artifacts
+            if is_engine(entry)
         },
     )
 
 
-def _engine(folder: Path, target: str, entry: ManifestEntry, found: dict[str, ManifestEntry]) -> EngineRecord:
-    """The record of an engine, if it is that of the plan beside it, and of the graph in the bundle."""
+def is_engine(entry: ManifestEntry) -> bool:
+    """Whether an artifact of a bundle is an engine, ``engine:<target>``."""
+    return entry.label.startswith("engine:")
+
+
+def read_engine(folder: Path, entry: ManifestEntry, artifacts: tuple[ManifestEntry, ...]) -> EngineRecord:
+    """The record of an engine of a bundle.
+
+    Args:
+        entry: of the engine.
+        artifacts: all of the bundle.
+
+    Raises:
+        InputError: it has none, or one of another plan or another graph than are in the bundle.
+    """
+    target, found = entry.label.partition(":")[2], entries(artifacts)
     plan, sidecar = folder / entry.files[0].name, folder / f"{entry.files[0].name}.json"
     if sidecar.name not in {Path(file.name).name for file in entry.files}:
         raise InputError(f"{folder / MANIFEST}: artifacts: {entry.label}: files: {sidecar.name} is missing", _AGAIN)
