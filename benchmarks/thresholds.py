@@ -5,8 +5,9 @@
 Every network is degraded in its weights, by noise of a share of each tensor's root mean square and by rounding to fewer
 bits a channel, and built to INT8 and FP8. On the samples of its metric each degraded network gives: the signal-to-noise
 ratio and the cosine about the mean over samples, as ``verify`` computes them, the share of equal decisions (classes of
-rows, steps or pixels; sides of 0.5), and the loss of the metric. The networks: every ``case.py`` of the folder (MODEL,
-``calibration()``, ``evaluate(run)``), and a detector, a recognizer of digit strings and a segmenter trained here.
+rows, steps or pixels; the nearest other row of an embedding; sides of 0.5), and the loss of the metric. The networks:
+every ``case.py`` of the folder (MODEL, ``calibration()``, ``evaluate(run, limit)``), and a detector, a segmenter and
+recognizers of digit strings and of spoken words trained here.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Network:
     lower_is_better: bool = False
 
 
-def cases(folder: Path) -> Iterator[Network]:
+def cases(folder: Path, limit: int | None = None) -> Iterator[Network]:
     for path in sorted(folder.glob("*/case.py")):
         spec = importlib.util.spec_from_file_location(path.parent.name, path)
         assert spec is not None
@@ -74,7 +75,7 @@ def cases(folder: Path) -> Iterator[Network]:
         spec.loader.exec_module(case)
         yield Network(
             path.parent.name, Path(case.MODEL), f"{path}:calibration",
-            lambda run, case=case: float(next(iter(case.evaluate(run).values()))), case.PROFILES,
+            lambda run, case=case: float(next(iter(case.evaluate(run, limit).values()))), case.PROFILES,
         )  # fmt: skip
 
 
@@ -107,6 +108,24 @@ class Recognizer(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.rows(self.layers(image)).flatten(1, 2)).transpose(1, 2)
+
+
+class Speech(nn.Module):
+    """Words in the energies of 20 bands: [n,1,20,80] -> CTC scores [n,40,9]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = [
+            part
+            for inputs, stride in ((20, 1), (48, 2), (48, 1))
+            for part in (nn.Conv1d(inputs, 48, 5, stride, 2), nn.BatchNorm1d(48), nn.ReLU())
+        ]
+        self.bands = nn.Sequential(*parts)
+        self.steps = nn.GRU(48, 48, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(96, 9)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.steps(self.bands(image.flatten(1, 2)).transpose(1, 2))[0])
 
 
 class Segmenter(nn.Module):
@@ -147,18 +166,48 @@ def recognizer(folder: Path) -> Network:
         return images + generator.normal(0, 0.1, images.shape).astype(np.float32), words
 
     images, words = strings(0, 3000, 0)
-
-    def loss(scores: Tensor, truth: Tensor) -> Tensor:
-        steps = torch.full((len(scores),), scores.shape[1])
-        lengths = torch.full((len(truth),), truth.shape[1])
-        return nn.functional.ctc_loss(scores.log_softmax(2).transpose(0, 1), truth, steps, lengths)
-
-    module = train(Recognizer(), torch.from_numpy(images), loss, (torch.from_numpy(words),), 12)
+    module = train(Recognizer(), torch.from_numpy(images), ctc_loss, (torch.from_numpy(words),), 12)
     held, truth = strings(1, 500, 1)
     export(module, held, "scores", folder)
     np.savez(folder / "calib.npz", image=images[:200])
     np.savez(folder / "eval.npz", image=held, labels=truth)
     return labeled("digit strings", folder, "wer")
+
+
+def ctc_loss(scores: Tensor, truth: Tensor) -> Tensor:
+    steps = torch.full((len(scores),), scores.shape[1])
+    lengths = torch.full((len(truth),), truth.shape[1])
+    return nn.functional.ctc_loss(scores.log_softmax(2).transpose(0, 1), truth, steps, lengths)
+
+
+def speech(folder: Path) -> Network:
+    """Utterances of five words out of eight. A word glides through three pairs of formants; speakers differ in pitch
+    and in tempo, and there is noise."""
+    folder.mkdir()
+    words = np.random.default_rng(7).uniform(2, 18, (8, 3, 2))
+
+    def utterances(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(seed)
+        energies, spoken = np.zeros((count, 1, 20, 80), np.float32), generator.integers(0, 8, (count, 5))
+        bands = np.arange(20)[:, None]
+        for image, said in zip(energies, spoken, strict=True):
+            pitch, start = generator.normal(0, 0.5), int(generator.integers(0, 6))
+            for word in said:
+                length = int(generator.integers(9, 14))
+                at = np.linspace(0, 2, length)
+                for formant in range(2):
+                    centers = np.interp(at, range(3), words[word, :, formant]) + pitch
+                    image[0, :, start : start + length] += np.exp(-np.square(bands - centers) / 3)
+                start += length + int(generator.integers(0, 3))
+        return energies + generator.normal(0, 0.25, energies.shape).astype(np.float32), spoken + 1
+
+    heard, said = utterances(3000, 0)
+    module = train(Speech(), torch.from_numpy(heard), ctc_loss, (torch.from_numpy(said),), 15)
+    held, truth = utterances(400, 1)
+    export(module, held, "scores", folder)
+    np.savez(folder / "calib.npz", image=heard[:200])
+    np.savez(folder / "eval.npz", image=held, labels=truth)
+    return labeled("spoken words", folder, "wer")
 
 
 def segmenter(folder: Path) -> Network:
@@ -240,7 +289,13 @@ def runner(model: Path) -> Run:
 
 
 def decisions(output: np.ndarray) -> np.ndarray:
-    """Classes of rows ([n, classes]), steps ([n, steps, classes]) or pixels ([n, classes, h, w]); else sides of 0.5."""
+    """Classes of rows ([n, classes]), steps ([n, steps, classes]) or pixels ([n, classes, h, w]); of embeddings, which
+    have 100 values a row and more, the nearest other row; else sides of 0.5.
+    """
+    if output.ndim == 2 and output.shape[1] >= 100:
+        rows = output / np.linalg.norm(output, axis=1, keepdims=True)
+        nearest: np.ndarray = (rows @ rows.T - 2 * np.eye(len(rows), dtype=rows.dtype)).argmax(1)
+        return nearest
     axis = {2: 1, 3: 2, 4: 1}.get(output.ndim, 0)
     if output.ndim > 1 and 1 < output.shape[axis] < 100:
         found: np.ndarray = output.argmax(axis)
@@ -319,6 +374,7 @@ def main() -> None:
     parser.add_argument("name", nargs="*")
     parser.add_argument("--cases", type=Path, default=CASES)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--limit", type=int, help="samples of a case that are evaluated (default: all)")
     options = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory(prefix="trtpipe-thresholds-") as scratch:
@@ -326,8 +382,9 @@ def main() -> None:
             "detector": lambda folder: labeled("detector", detector(folder), "map", "boxes,scores"),
             "recognizer": recognizer,
             "segmenter": segmenter,
+            "speech": speech,
         }
-        networks = {case.name: (lambda _, case=case: case) for case in cases(options.cases)} | trained
+        networks = {case.name: (lambda _, case=case: case) for case in cases(options.cases, options.limit)} | trained
         for name in options.name or networks:
             work = Path(scratch, name)
             work.mkdir()

@@ -66,8 +66,10 @@ class TestRecord:
             (b'{"name": "a", "extra": 1, "schema_version": 2}', "extra"),
             (b'{"schema_version": 2}', "name"),
             (b"\xff", "not JSON"),
+            *((text.encode(form), "not JSON") for text in ['{"name": "a", "schema_version": 2}']
+              for form in ("utf-8-sig", "utf-16", "utf-32-le")),
         ],
-    )
+    )  # fmt: skip
     def test_names_file_and_field_of_a_bad_one(self, tmp_path: Path, data: bytes, complaint: str) -> None:
         path = tmp_path / "r.json"
         path.write_bytes(data)

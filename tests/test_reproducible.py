@@ -106,11 +106,14 @@ def without_times(name: str, content: bytes) -> Any:
 @pytest.mark.parametrize("who", ["plain_user", "another_user"])
 def test_the_second_one_is_by_another_user(who: str, request: pytest.FixtureRequest) -> None:
     """The tests below go on as the same user where there is no other one: this one says so, by being skipped."""
-    if not request.getfixturevalue(who):
+    prefix = request.getfixturevalue(who)
+    if not prefix:
         pytest.skip(
             "the builds compared here are by one user: only root, with setpriv, can build as another one, who must be "
             f"able to run {sys.executable}"
         )
+    words = [*prefix, sys.executable, "-c", "import os; print(os.getuid(), os.getgid())"]
+    assert subprocess.check_output(words, text=True).split() == [str(NOBODY), str(NOBODY)]
 
 
 def test_two_builds_are_equal_but_for_what_was_measured(open_folder: Path, plain_user: tuple[str, ...]) -> None:

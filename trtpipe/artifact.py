@@ -99,7 +99,7 @@ class Record(BaseModel):
         if sum(map(data.count, b"[{,")) > _MOST_VALUES:
             raise InputError(f"{path}: holds more than {_MOST_VALUES:,} values", "give the right file")
         try:
-            content = json.loads(data, object_pairs_hook=unique_keys)
+            content = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: not JSON as trtpipe writes it: {error}", "make it again with the command that wrote it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -13,6 +14,7 @@ import pytest
 import trtpipe
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
+from trtpipe.digest import sha256_json
 from trtpipe.errors import InputError
 from trtpipe.latency import alternating
 from trtpipe.regression.baseline import baseline_of
@@ -330,6 +332,58 @@ class TestBaselinesThatDoNotFit:
             trtpipe.check(bundle, baseline)
         (bundle / "lowered.onnx").unlink()
         with pytest.raises(InputError, match="not there"):
+            trtpipe.check(bundle, baseline)
+
+    @staticmethod
+    def resealed(bundle):
+        """The manifest is made to fit the files of the bundle as they are now."""
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        for artifact in manifest["artifacts"]:
+            for file in artifact["files"]:
+                content = (bundle / file["name"]).read_bytes()
+                file.update(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+            artifact["digest"] = sha256_json([file["sha256"] for file in artifact["files"]])
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    def test_a_plan_that_is_not_the_one_of_its_record(self, bundle, baseline):
+        (bundle / "sm89.plan").write_bytes(b"XXXX")
+        self.resealed(bundle)
+        with pytest.raises(InputError, match=r"sm89\.plan\.json: digests: plan: not the digest of sm89\.plan"):
+            trtpipe.check(bundle, baseline)
+        for shown in (bundle, bundle / "sm89.plan.json"):
+            [words] = trtpipe.inspect(shown).altered
+            assert "digests: plan: not the digest of sm89.plan" in words
+
+    @pytest.mark.parametrize(
+        ("fields", "complaint"),
+        [
+            ({"target": "sm90"}, r"sm89\.plan\.json: target: sm90, of the engine for sm89"),
+            ({"digests": {}}, r"sm89\.plan\.json: digests: plan: not the digest"),
+            ({"flavor": "tensorrt-rtx"}, r"sm89\.plan: no TensorRT engine"),
+        ],
+    )
+    def test_a_record_that_is_not_the_one_of_its_plan(self, bundle, baseline, fields, complaint):
+        record = json.loads((bundle / "sm89.plan.json").read_text())
+        (bundle / "sm89.plan.json").write_text(json.dumps(record | fields))
+        self.resealed(bundle)
+        with pytest.raises(InputError, match=complaint):
+            trtpipe.check(bundle, baseline)
+
+    def test_a_plan_without_a_record(self, bundle, baseline):
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        [engine] = [artifact for artifact in manifest["artifacts"] if artifact["label"] == "engine:sm89"]
+        engine["files"] = engine["files"][:1]
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+        self.resealed(bundle)
+        with pytest.raises(InputError, match=r"artifacts: engine:sm89: files: sm89\.plan\.json is missing"):
+            trtpipe.check(bundle, baseline)
+
+    def test_an_engine_of_another_graph(self, bundle, baseline):
+        record = json.loads((bundle / "sm89.plan.json").read_text())
+        record["digests"]["lowered"] = "0" * 64
+        (bundle / "sm89.plan.json").write_text(json.dumps(record))
+        self.resealed(bundle)
+        with pytest.raises(InputError, match=r"digests: lowered: the engine was not built from the one here"):
             trtpipe.check(bundle, baseline)
 
 

@@ -45,6 +45,17 @@ class TestHere:
         assert not settings.cache_dir.exists(), "looking leaves nothing behind"
 
 
+class TestAdvisories:
+    def test_an_installed_version_that_a_bulletin_asks_to_replace(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not [words for words in diagnose(settings).advisories if not words.startswith("tensorrt ")]
+        monkeypatch.setattr(doctor, "open_advisories", lambda: ("tensorrt 10.3: ...",))
+        found = diagnose(settings)
+        assert found.advisories == ("tensorrt 10.3: ...",)
+        assert found.ready, "a warning is no obstacle"
+
+
 class TestPackages:
     def test_missing_old_and_broken_ones_come_with_the_command_that_helps(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -51,6 +51,11 @@ def diagnosis(
         (diagnosis(flavors=()), 0, ["PASSED | everything but engines can be made: no TensorRT is installed"]),
         (diagnosis(problem="1.17 is too old"), 6, ["FAILED", "onnx: 1.17 is too old\n    pip install --upgrade"]),
         (diagnosis(problem="not installed", extra="torch"), 0, ["PASSED", "onnx: not installed\n    pip install"]),
+        (
+            diagnosis().model_copy(update={"advisories": ("tensorrt 10.3: a bulletin asks for 10.16.1",)}),
+            0,
+            ["\nwarning: tensorrt 10.3: a bulletin asks for 10.16.1\n", "PASSED"],
+        ),
         (diagnosis(cache="no permission"), 6, ["FAILED", "cache: no permission", "--cache-dir"]),
     ],
 )

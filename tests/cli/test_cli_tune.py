@@ -30,6 +30,15 @@ def labeled(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def one_wrong(labeled: Path) -> Path:
+    """The same with one label of another class, so that not even the model itself has all right."""
+    arrays = dict(np.load(labeled))
+    arrays["labels"][0] = 1 - min(arrays["labels"][0], 1)
+    np.savez(labeled.with_name("wrong.npz"), **arrays)
+    return labeled.with_name("wrong.npz")
+
+
 class TestSensitivity:
     def test_a_ranked_table_and_what_to_do_next(self, run: Run, model: Path, data: Path, tmp_path: Path) -> None:
         result = run("sensitivity", model, "--no-simplify", "--calib-data", data, "-o", tmp_path / "s.json", "--half")
@@ -78,12 +87,12 @@ class TestTune:
         assert parity.metrics[-1].value == tuning["tuned"]["value"]
 
     def test_a_budget_that_cannot_be_met_has_exit_code_3(
-        self, run: Run, model: Path, data: Path, labeled: Path, tmp_path: Path
+        self, run: Run, model: Path, data: Path, one_wrong: Path, tmp_path: Path
     ) -> None:
-        result = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "top1=150%", "--json")
+        result = run(*self.words(model, data, one_wrong, tmp_path / "t.toml"), "--min", "top1=100%", "--json")
         assert result.exit_code == json.loads(result.stdout)["exit_code"] == 3
         assert not json.loads(result.stdout)["tuning"]["met"]
-        words = run(*self.words(model, data, labeled, tmp_path / "t.toml"), "--min", "150%")
+        words = run(*self.words(model, data, one_wrong, tmp_path / "t.toml"), "--min", "100%")
         assert "the budget cannot be met" in words.stdout
 
     @pytest.mark.parametrize(
@@ -94,6 +103,8 @@ class TestTune:
             (("--max-drop", "%"), "is not an amount"),
             (("--max-drop", "1"), "write 1% or 100%"),
             (("--max-drop", "-1%"), "not negative"),
+            (("--max-drop", "101%"), "more than top1 can differ by"),
+            (("--min", "top1=101%"), "no value of top1"),
             (("--min", "top1=high"), "--min: 'high' is not an amount"),
             (("--min", "top5=0.5"), "the metric is top1"),
             ((), "tuning needs one budget"),

@@ -198,6 +198,26 @@ class TestAccuracyGate:
         assert gate.of("wer") == MetricLimits(max_drop=1.0, min_metric={"wer": 2.5})
         assert AccuracyGate.model_validate_json(gate.model_dump_json()) == gate
 
+    @pytest.mark.parametrize(
+        ("metric", "given"),
+        [("top1", "100.1%"), ("top5", -0.1), ("map", "250pt"), ("cosine", "101%"), ("cosine", "-150%"), ("wer", "-1%")],
+    )
+    def test_a_least_value_that_the_metric_cannot_have(self, metric: str, given: float | str) -> None:
+        with pytest.raises(InputError, match=f"min_metric {metric}: .* is no value of {metric}"):
+            AccuracyGate(min_metric={metric: given}).of(metric)
+        assert AccuracyGate(min_metric={"psnr": given}).of("case.py:psnr").min_metric  # in a unit of its own
+
+    @pytest.mark.parametrize(("metric", "given"), [("top1", "100.5%"), ("map", "900%"), ("cosine", "201%")])
+    def test_a_drop_that_cannot_be(self, metric: str, given: str) -> None:
+        with pytest.raises(InputError, match=f"max_drop: {given} is more than {metric} can differ by"):
+            AccuracyGate(max_drop=given).of(metric)
+        assert AccuracyGate(max_drop=given).of("wer").max_drop == float(given[:-1]) / 100
+
+    @pytest.mark.parametrize("metric", ["top1", "top5", "cosine", "map", "wer"])
+    def test_the_bounds_themselves_can_be_asked_for(self, metric: str) -> None:
+        gate = AccuracyGate(max_drop="100%", min_metric={metric: "100%"}).of(metric)
+        assert gate == MetricLimits(max_drop=1.0, min_metric={metric: 1.0})
+
     def test_limits_of_what_is_not_measured(self) -> None:
         gate = AccuracyGate(min_metric={"top5": 0.9})
         assert AccuracyGate(max_drop=5).of(None) == MetricLimits()

@@ -33,6 +33,12 @@ class Outer:
 GOOD = {"name": "n", "flag": True, "share": 0.5, "inner": [{"word": "b", "size": [1, 2]}], "table": {"k": {}}}
 
 
+@pytest.mark.parametrize("form", ["utf-8-sig", "utf-16", "utf-32-le"])
+def test_only_utf_8_is_read(form: str) -> None:
+    with pytest.raises(InputError, match=r"model\.json: not JSON as trtpipe writes it"):
+        load_object(to_text(Inner()).encode(form), PATH)
+
+
 def test_reads_what_it_wrote() -> None:
     made = Outer("n", True, 0.5, (Inner("b", (1, 2)), Inner(size=7)), {"k": Inner()})
     assert read_record(Outer, load_object(to_text(made).encode(), PATH), PATH) == made

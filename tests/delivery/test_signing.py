@@ -239,14 +239,20 @@ class TestPrivateKeys:
         def ask() -> str:
             raise AssertionError("asked")
 
-        signed_package(tmp_path, SigningKey(key_pair(tmp_path).path, password=ask))
+        pair = key_pair(tmp_path)
+        package = signed_package(tmp_path, SigningKey(pair.path, password=ask))
+        assert checked(package, TrustPolicy.of(key=pair.public)).name == "signing.pub"
 
     def test_openssl_s_older_form_is_read(self, tmp_path: Path) -> None:
         made = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-out", str(tmp_path / "k.pem")]
         subprocess.run(made, check=True, capture_output=True)
         (tmp_path / "k.pem").chmod(0o600)
         assert b"EC PARAMETERS" in (tmp_path / "k.pem").read_bytes()
-        signed_package(tmp_path, tmp_path / "k.pem")
+        public = ["openssl", "ec", "-in", str(tmp_path / "k.pem"), "-pubout", "-out", str(tmp_path / "k.pub")]
+        subprocess.run(public, check=True, capture_output=True)
+        (tmp_path / "k.pub").chmod(0o600)
+        package = signed_package(tmp_path, tmp_path / "k.pem")
+        assert checked(package, TrustPolicy.of(key=tmp_path / "k.pub")).name == "k.pub"
 
     @pytest.mark.parametrize(("options", "words"), [
         (["-algorithm", "RSA"], "not an elliptic-curve key on P-256"),

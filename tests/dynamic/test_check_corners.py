@@ -30,7 +30,10 @@ def look(make_job, table, heard_all):
 @pytest.mark.usefixtures("in_process")
 class TestWords:
     def test_shapes_at_which_it_works(self, look):
-        look(EMBEDDING, {"ids": span([1, 1], [2, 64], [4, 128])}, {"ids": span([8, 1], [8, 64], [8, 128])})
+        first, second = (span([size, 1], [size, 64], [size, 128]) for size in (4, 8))
+        assert look(EMBEDDING, {"ids": first}, {"ids": second}) is None
+        with pytest.raises(InputError, match=r"^optimization profile 2: "):  # all corners of both were tried
+            look(EMBEDDING, {"ids": first}, {"ids": second | {"max": [8, 129]}})
 
     def test_input_dimension_node_and_remedy(self, look):
         with pytest.raises(InputError) as caught:

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.engine.agreement import compare
+from trtpipe.engine.agreement import compare, departures, narrowed
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.passes.decisions import NodeDecision
 
 
-def layer(kind: str, reads: str, writes: str, *nodes: str, name: str = "k") -> EngineLayer:
-    def one(word: str) -> tuple[EngineTensor, ...]:
-        return (EngineTensor(name="t", type=word, dims=(1,)),)
+def layer(kind: str, reads: str, writes: str, *nodes: str, name: str = "k", weights: str = "") -> EngineLayer:
+    """Constants are weights of type ``weights``, if one is given, and the scaling factor of a Conv layer."""
 
-    return EngineLayer(name=name, kind=kind, inputs=one(reads), outputs=one(writes), nodes=nodes)
+    def one(word: str, *dims: int) -> tuple[EngineTensor, ...]:
+        return (EngineTensor(name="t", type=word, dims=dims or (1,)),)
+
+    constants = (*one(weights, 8, 8, 3, 3), *one("Float")) if weights else ()
+    return EngineLayer(name=name, kind=kind, inputs=one(reads), constants=constants, outputs=one(writes), nodes=nodes)
 
 
 def judge(layers: list[EngineLayer], *lowered: tuple[str, str, str]):
@@ -68,3 +71,44 @@ def test_products_that_no_layer_names_need_their_type_somewhere():
     [found] = judge([layer("correlation", "Float", "Float")], lowered)
     assert found.raised == ("c",)
     assert judge([layer("correlation", "Int8", "Float")], lowered) == ()
+
+
+class TestNarrowed:
+    """Layers as TensorRT-RTX 1.7 reports them of graphs with nodes kept in float32 between nodes in float16."""
+
+    def of(self, op: str, *layers: EngineLayer, precision: str = "float32") -> tuple[str, ...]:
+        decision = NodeDecision(node="n", op=op, precision=precision, reason="kept by pattern")
+        return narrowed([decision], EngineReport(source="s", layers=layers))
+
+    @pytest.mark.parametrize(("weights", "found"), [("Half", ("n",)), ("BFloat16", ("n",)), ("Float", ())])
+    def test_a_convolution_has_the_type_of_its_weights(self, weights: str, found: tuple[str, ...]) -> None:
+        assert self.of("Conv", layer("correlation", "Half", "Half", "n", weights=weights)) == found
+        fused = layer("runtime_fusion", "Half", "Half", "n", weights=weights, name="__myl_CorrCastSigmCast_myl0_2")
+        assert self.of("Conv", fused) == found
+
+    def test_casts_inside_a_kernel_hide_what_a_node_without_weights_computes_in(self) -> None:
+        assert self.of("Sigmoid", layer("kgen", "Half", "Half", "n", name="__myl_CastSigmCast_myl0_1")) == ()
+        assert self.of("Sigmoid", layer("kgen", "Half", "Half", "n", name="__myl_Sigm_myl0_1")) == ("n",)
+        fused = layer("runtime_fusion", "Half", "Half", "n", weights="Half", name="__myl_CorrCastSigmCast_myl0_2")
+        assert self.of("Sigmoid", fused) == ()
+
+    def test_one_layer_in_float32_is_enough(self) -> None:
+        layers = layer("kgen", "Half", "Half", "n", name="a"), layer("kgen", "Half", "Float", "n", name="b")
+        assert self.of("Softmax", *layers) == ()
+
+    def test_softmax_inside_a_fused_attention_is_not_judged(self) -> None:
+        assert self.of("Softmax", layer("kgen", "Half", "Half", "n", name="_gemm_mha_v2_0")) == ()
+
+    @pytest.mark.parametrize("op", ["Relu", "MaxPool", "Transpose", "Concat"])
+    def test_what_rounding_commutes_with_loses_nothing(self, op: str) -> None:
+        assert self.of(op, layer("kgen", "Half", "Half", "n")) == ()
+
+    def test_only_nodes_in_float32_count(self) -> None:
+        assert self.of("Conv", layer("correlation", "Half", "Half", "n", weights="Half"), precision="float16") == ()
+        assert self.of("Conv", layer("correlation", "Int8", "Half", "q", weights="Int8")) == ()
+        assert self.of("ArgMax", layer("kgen", "Int64", "Bool", "n")) == ()
+
+    def test_the_sentence_names_the_nodes(self) -> None:
+        report = EngineReport(source="s", layers=(layer("correlation", "Half", "Half", "stem", weights="Half"),))
+        [words] = departures([NodeDecision(node="stem", op="Conv", precision="float32", reason="r")], report)
+        assert "1 of the nodes left in float32 in 16 bits: stem;" in words

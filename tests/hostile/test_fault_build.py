@@ -40,7 +40,9 @@ def judge(found: dict[str, Any], points: int) -> None:
 
 
 def test_a_build_that_is_killed_or_whose_disk_fails_leaves_the_old_bundle_or_the_new_one() -> None:
-    judge(sweep("kill,ENOSPC,short", 2), 2)
+    found = sweep("kill,ENOSPC,short", 2)
+    assert set(found) == {"kill", "ENOSPC", "short"}
+    judge(found, 2)
 
 
 @may_mount
@@ -54,10 +56,14 @@ def test_a_disk_that_is_really_full() -> None:
 @pytest.mark.parametrize(("ways", "points"), [("kill", 300), *((error, 100) for error in ERRORS), ("short", 1),
                                               ("handles", 60), ("file-size", 30)])  # fmt: skip
 def test_all_points(ways: str, points: int) -> None:
-    judge(sweep(ways, points), points)
+    found = sweep(ways, points)
+    assert set(found) == {ways}
+    judge(found, points)
 
 
 @may_mount
 @pytest.mark.slow
 def test_disks_of_many_sizes() -> None:
-    judge(sweep("tmpfs", 30), 30)
+    found = sweep("tmpfs", 30)
+    assert set(found) == {"tmpfs"}
+    judge(found, 30)

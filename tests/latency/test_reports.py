@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -36,6 +38,16 @@ def test_a_report_survives_its_file(tmp_path):
 def test_a_file_that_is_none_names_the_field(tmp_path):
     (tmp_path / "latency.json").write_text('{"machine": {}, "measurements": [], "notes": 3, "schema_version": 3}')
     with pytest.raises(InputError, match=r"latency\.json: notes: .*"):
+        LatencyReport.read(tmp_path / "latency.json")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", -1.0])
+def test_times_that_none_can_be(tmp_path, value):
+    LatencyReport(machine={}, measurements=(FIGURE,)).write(tmp_path / "latency.json")
+    content = json.loads((tmp_path / "latency.json").read_text())
+    content["measurements"][0]["median"] = value
+    (tmp_path / "latency.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"latency\.json: measurements\.0\.median"):
         LatencyReport.read(tmp_path / "latency.json")
 
 

@@ -259,6 +259,36 @@ def test_engines_compute_in_the_precision_of_the_lowered_graph(
     assert weights <= record.weight_bytes <= 1.5 * weights + 4096
 
 
+@pytest.mark.usefixtures("needs_rtx", "in_process")
+@pytest.mark.parametrize(("keep", "undone"), [(("c",), True), (("c", "s"), False)])
+def test_a_convolution_kept_alone_is_computed_in_16_bits_and_the_record_says_so(
+    make_job, table, workdir, heard_all, keep, undone
+):
+    """TensorRT-RTX 1.7 removes the casts around it: by the builder's log its weights are in Half."""
+    from trtpipe.stages.lower import Lower
+
+    proto = model(
+        "(float[2,16,16,16] x) => (float[2,16,16,16] y) { a = Conv<pads=[1,1,1,1]>(x, u) b = Relu(a) "
+        "c = Conv<pads=[1,1,1,1]>(b, v) s = Sigmoid(c) y = Conv<pads=[1,1,1,1]>(s, w) }",
+        **{name: normal(16, 16, 3, 3, scale=0.1) for name in "uvw"},
+    )  # fmt: skip
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    job = make_job(precision="fp16", keep=keep, backend="tensorrt-rtx").for_target(SM89)
+    lowered = run_stage(Lower(), job, table(simplified=proto), workdir, heard_all)
+    sidecar = artifact_from_file("x", lowered.path.with_name("lowered.onnx.json")).files[0]
+    given = table(lowered=lowered.path).artifacts["lowered"]
+    inputs = Inputs({"lowered": type(given)("lowered", given.folder, (*given.files, sidecar))})
+    (workdir / "engines").mkdir()
+    record = EngineRecord.read(run_stage(STAGE, job, inputs, workdir / "engines", heard_all).sidecar)
+    assert record.report is not None
+    [kernel] = [layer for layer in record.report.kernels if layer.is_product and "c" in layer.nodes]
+    assert [tensor.type for tensor in kernel.constants if len(tensor.dims) == 4 and tensor.dims[2:] == (3, 3)] == [
+        "Half" if undone else "Float"
+    ]
+    assert any("nodes left in float32 in 16 bits: c;" in note for note in record.notes) is undone
+
+
 @pytest.mark.usefixtures("needs_rtx")
 def test_integer_inputs_and_masks_build_too(go, make_job):
     shapes = {name: {"min": [1, 2], "opt": [2, 8], "max": [4, 16]} for name in ("ids", "mask")}

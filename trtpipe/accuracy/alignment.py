@@ -72,6 +72,16 @@ def without_ignored(found: Feed, wanted: Feed, ignore: Mapping[str, float | str]
     return mine, theirs
 
 
+def may_be_masks(feed: Feed, outputs: Feed) -> Feed:
+    """The inputs that ``ignore`` can name: over the first axes of an output; floats only if they have fewer axes."""
+
+    def fits(mask: Array, value: Array) -> bool:
+        fewer = 1 <= mask.ndim < value.ndim or (mask.ndim == value.ndim and mask.dtype.kind in "biu")
+        return fewer and mask.shape == value.shape[: mask.ndim]
+
+    return {name: mask for name, mask in feed.items() if any(fits(mask, value) for value in outputs.values())}
+
+
 def reordered(found: Array, wanted: Array) -> bool:
     """Whether the rows (axis 1) of an output hold the same values in another order, column by column."""
     if wanted.ndim not in (2, 3) or wanted.shape[1] < 2 or not wanted.size or wanted.dtype.kind != "f":
@@ -106,7 +116,7 @@ def _counts(name: str, rule: float | str, wanted: Feed, feed: Feed) -> Array:
     if mask is None:
         raise InputError(
             f"ignore: {name}: there is no input or output {rule!r}",
-            f"name one of {', '.join([*feed, *wanted])}; saved outputs have no inputs: verify again",
+            f"name one of {', '.join([*feed, *wanted])}",
         )
     if mask.shape != value.shape[: mask.ndim]:
         raise InputError(

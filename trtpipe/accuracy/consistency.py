@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.verdict import with_verdict
-from trtpipe.config.recipe import METRICS
+from trtpipe.config.metrics import METRICS
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,14 +15,8 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.meter import Scores
     from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
 
-#: The metrics of trtpipe's own: least and largest value, and the kind of the scores of single samples.
-_RANGES = {
-    "top1": (0.0, 1.0, "hits"),
-    "top5": (0.0, 1.0, "hits"),
-    "map": (0.0, 1.0, "means"),
-    "cosine": (-1.0, 1.0, "means"),
-    "wer": (0.0, math.inf, "ratio"),
-}
+#: The metrics of trtpipe's own -> the kind of the scores of single samples.
+_KINDS = {"top1": "hits", "top5": "hits", "map": "means", "cosine": "means", "wer": "ratio"}
 #: Scores are kept in float32.
 _ROUNDING = 1e-6
 
@@ -117,7 +111,8 @@ def _of_metrics(
 
 
 def _of_value(value: MetricValue) -> Iterator[tuple[str, str]]:
-    low, high, kind = _RANGES.get(value.metric, (-math.inf, math.inf, ""))
+    low, high = METRICS.get(value.metric, (-math.inf, math.inf))
+    kind = _KINDS.get(value.metric, "")
     if kind and value.lower_is_better != (value.metric == "wer"):
         yield "lower_is_better", f"wrong for {value.metric}"
     if not low - _ROUNDING <= value.value <= high + _ROUNDING:

@@ -36,8 +36,8 @@ class Samples(Protocol):
 class OutputRecorder(Protocol):
     """Keeps outputs of a parity run."""
 
-    def add(self, outputs: Mapping[str, Feed]) -> None:
-        """Take one feed's outputs: artifact -> output name -> array."""
+    def add(self, outputs: Mapping[str, Feed], feed: Feed) -> None:
+        """Take one feed, and its outputs: artifact -> output name -> array."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def compare(
             if sample.labels is not None or not each.needs_labels:
                 each.update(found[label], found[reference.label], sample.labels)
         if recorder is not None:
-            recorder.add(found)
+            recorder.add(found, sample.feed)
         content.add(sample)
         for name, value in sample.feed.items():
             if value.size and is_float(value.dtype):

@@ -1,9 +1,13 @@
-"""Outputs kept as Polygraphy's RunResults, so that other tolerances can be applied without running again."""
+"""Outputs kept as Polygraphy's RunResults, so that other tolerances can be applied without running again.
+
+Beside those of every artifact the file holds, under the label ``inputs``, the inputs that may be masks of outputs.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trtpipe.accuracy.alignment import may_be_masks
 from trtpipe.accuracy.parity import Contender, ParityRun, compare
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.data.sample import Sample
@@ -23,10 +27,12 @@ if TYPE_CHECKING:
 MOST_BYTES = 32 << 20
 #: Bytes of a file of outputs that are read at most; one feed alone may be larger than the above.
 _MOST_TEXT = 1 << 30
+#: The label of inputs, which no artifact has.
+INPUTS = "inputs"
 
 
 class Recording:
-    """The outputs of the first feeds, up to a number of bytes; always at least one feed."""
+    """The outputs of the first feeds with the inputs that may be masks, up to a number of bytes; at least one feed."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
@@ -34,8 +40,10 @@ class Recording:
         self._full = False
         self.feeds: list[Mapping[str, Feed]] = []
 
-    def add(self, outputs: Mapping[str, Feed]) -> None:
+    def add(self, outputs: Mapping[str, Feed], feed: Feed) -> None:
         """Keep one feed's outputs, artifact by artifact, if there is room."""
+        if masks := may_be_masks(feed, next(iter(outputs.values()), {})):
+            outputs = {**outputs, INPUTS: masks}
         size = sum(value.nbytes for found in outputs.values() for value in found.values())
         self._full = self._full or bool(self.feeds and self._bytes + size > self._most)
         if not self._full:
@@ -119,7 +127,7 @@ def replay(
     """Compare saved outputs as they were compared when they were made, under ``tolerance``.
 
     Args:
-        saved: as ``load_outputs`` gives them; the first artifact is the reference.
+        saved: as ``load_outputs`` gives them; the first artifact is the reference, ``inputs`` is none.
         precisions: of every artifact.
         before: artifact -> the one it was made from.
         real: whether they are of real samples.
@@ -127,6 +135,7 @@ def replay(
     contenders = [
         Contender(label, Replay(outputs), precisions.get(label, FULL_PRECISION), before=before.get(label, ""))
         for label, outputs in saved.items()
+        if label != INPUTS
     ]
-    count = len(next(iter(saved.values()), []))
-    return compare(contenders[0], contenders[1:], Feeds([{}] * count), tolerance, None, NullProgress(), real=real)
+    feeds = saved.get(INPUTS) or [{}] * len(next(iter(saved.values()), []))
+    return compare(contenders[0], contenders[1:], Feeds(feeds), tolerance, None, NullProgress(), real=real)

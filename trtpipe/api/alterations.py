@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.errors import InputError
+from trtpipe.regression.bundle import is_engine, read_engine
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.verdict import CORRECTIONS, Evidence, verdict_of
 
@@ -29,8 +30,12 @@ def alterations(path: Path) -> tuple[str, ...]:
     except InputError:
         return ()
     if path.name != _MANIFEST:
-        return tuple(_changed(manifest, path.parent, path.name))
-    return tuple(_changed(manifest, path.parent)) or tuple(_contradiction(manifest, path.parent))
+        return tuple(_changed(manifest, path.parent, path.name)) or tuple(_engines(manifest, path.parent, path.name))
+    return (
+        tuple(_changed(manifest, path.parent))
+        or tuple(_contradiction(manifest, path.parent))
+        or tuple(_engines(manifest, path.parent))
+    )
 
 
 def _changed(manifest: Manifest, folder: Path, only: str = "") -> Iterator[str]:
@@ -43,6 +48,16 @@ def _changed(manifest: Manifest, folder: Path, only: str = "") -> Iterator[str]:
             yield f"{name}: missing, and the manifest lists it"
         elif path.stat().st_size != entry.size or FileEntry.of(path, entry.name) != entry:
             yield f"{name}: not the file that the manifest lists: it was changed after the build"
+
+
+def _engines(manifest: Manifest, folder: Path, only: str = "") -> Iterator[str]:
+    """Engines whose records are of other plans, or of other graphs, than are in the bundle."""
+    for entry in filter(is_engine, manifest.artifacts):
+        if not only or any(Path(file.name).name == only for file in entry.files):
+            try:
+                read_engine(folder, entry, manifest.artifacts)
+            except InputError as error:
+                yield error.message
 
 
 def _contradiction(manifest: Manifest, folder: Path) -> Iterator[str]:

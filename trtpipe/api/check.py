@@ -48,7 +48,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
         >>> trtpipe.reevaluate("out/parity.json", trtpipe.DeploymentProfile(tolerance={"atol": 0.1})).accurate
         True
     """
-    from trtpipe.accuracy.recording import load_outputs, replay
+    from trtpipe.accuracy.recording import INPUTS, load_outputs, replay
     from trtpipe.accuracy.verdict import with_verdict
     from trtpipe.config.shapes import check_outputs
     from trtpipe.report.verdict import Evidence, verdict_of
@@ -58,7 +58,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     report = ParityReport.read(path)
     saved = load_outputs(path.with_name(OUTPUTS))
     labels = [report.reference, *(comparison.artifact for comparison in report.comparisons)]
-    if list(saved) != labels:
+    if [label for label in saved if label != INPUTS] != labels:
         raise InputError(
             f"{path.with_name(OUTPUTS)}: holds outputs of {', '.join(saved) or 'nothing'}, the report is on "
             f"{', '.join(labels)}",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trtpipe
 from trtpipe.api.arguments import check_arguments
 from trtpipe.artifact import Record
+from trtpipe.backends.advisories import open_advisories
 from trtpipe.backends.base import load_backend, missing
 from trtpipe.backends.choice import choose_backend
 from trtpipe.backends.gpu import gpus, has_driver
@@ -120,6 +121,7 @@ class Diagnosis(Record):
             ``network``, ``system calls`` that they do not need, the ``environment``, ``privileges``; without ``files``
             where the kernel has no Landlock, and empty where ``TRTPIPE_SANDBOX`` is off.
         targets: every GPU trtpipe knows, and what builds for it here.
+        advisories: security bulletins that ask for later versions of what is installed.
         ready: whether the core works: everything but what an extra brings.
     """
 
@@ -135,6 +137,7 @@ class Diagnosis(Record):
     cache: CacheState
     stages: tuple[StageState, ...]
     targets: tuple[TargetState, ...] = ()
+    advisories: tuple[str, ...] = ()
     ready: bool
 
     @property
@@ -193,6 +196,7 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
         sandbox=protections() if settings.sandbox else (),
         cache=cache,
         targets=target_states(_FLAVORS),
+        advisories=open_advisories(),
         stages=_stages({package.name: package.problem for package in packages if package.problem}, here),
         ready=not cache.problem and not any(package.problem for package in packages if not package.extra),
     )

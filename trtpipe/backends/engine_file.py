@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAGIC: dict[bytes, Literal["tensorrt", "tensorrt-rtx"]] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+#: Builders whose engines have a header.
+FLAVORS = frozenset(_MAGIC.values())
 _HEADER = struct.Struct("<4s4xQQ4B4sQQQQ")
 #: The targets of TensorRT-RTX, and the bit of each in a plan's mask.
 RTX_TARGETS = {"sm75": 1, "sm80": 2, "sm86": 4, "sm89": 8, "sm120": 16, "sm121": 32}
@@ -26,7 +28,7 @@ _KNOWN_RTX = (1, 7)
 
 
 class PlanHeader(Record):
-    """The first 64 bytes of a plan; ``None`` for what they do not contain.
+    """The first 64 bytes of a plan; ``None`` for what they do not contain, and of versions that are not known yet.
 
     Attributes:
         flavor, version: of the builder, for example ``tensorrt-rtx`` ``1.7.1.116``.
@@ -64,7 +66,7 @@ def read_header(path: Path) -> PlanHeader:
         )
     _, _, total, *numbers, _, mask, _, _, weights = _HEADER.unpack(head)
     version = ".".join(map(str, numbers))
-    if flavor == "tensorrt":
+    if flavor == "tensorrt" or tuple(numbers[:2]) > _KNOWN_RTX:
         return PlanHeader(flavor=flavor, version=version)
     return PlanHeader(
         flavor=flavor,

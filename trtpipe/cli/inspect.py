@@ -141,6 +141,8 @@ def doctor(session: Session) -> int:
         emit("")
     for what, install in found.missing:
         emit(f"{what}\n    {install}")
+    for warning in found.advisories:
+        emit(f"warning: {warning}")
     if found.cache.problem:
         emit(f"cache: {found.cache.problem}\n    choose another folder with --cache-dir")
     emit(line(_readiness(found)))

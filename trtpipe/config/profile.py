@@ -23,9 +23,9 @@ from pydantic import (
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FULL_PRECISION, Precision
+from trtpipe.config.metrics import METRICS, limit_of_drop, limit_of_value
 from trtpipe.config.paths import path_of
 from trtpipe.config.presets import found
-from trtpipe.config.recipe import METRICS
 from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
 from trtpipe.config.units import amount, exact_bytes, exact_seconds, parse_amount, parse_bytes, parse_seconds
@@ -201,25 +201,18 @@ class AccuracyGate(UserRecord):
             metric: its name; of a function of the user's, how a recipe names it. ``None`` where none is measured.
 
         Raises:
-            InputError: an amount can be read in two ways, or a limit is for another metric than the one measured.
+            InputError: an amount can be read in two ways, or is none that the metric can have; a limit is for another
+                metric than the one measured.
         """
         if metric is None:
             if self.min_metric:
                 names = ", ".join(self.min_metric)
                 raise InputError(f"min_metric {names}: no metric is measured", "add --eval-data DATA with labels")
             return MetricLimits()
-        share = metric in METRICS
-        if other := next((name for name in self.min_metric if share and name != metric), ""):
+        if other := next((name for name in self.min_metric if metric in METRICS and name != metric), ""):
             raise InputError(f"min_metric {other}: the metric is {metric}", f"write {metric}=VALUE")
-        floors = {name: _resolved(f"min_metric {name}", each, share=share) for name, each in self.min_metric.items()}
-        return MetricLimits(max_drop=_resolved("max_drop", self.max_drop, share=share), min_metric=floors)
-
-
-def _resolved(name: str, given: float | str, *, share: bool) -> float:
-    try:
-        return amount(given, bounded=share)
-    except ValueError as error:
-        raise InputError(f"{name}: {error}", "give the amount with its unit") from error
+        floors = {name: limit_of_value(f"min_metric {name}", each, metric) for name, each in self.min_metric.items()}
+        return MetricLimits(max_drop=limit_of_drop("max_drop", self.max_drop, metric), min_metric=floors)
 
 
 class MetricLimits(Record):

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.methods import Method
+from trtpipe.config.metrics import METRICS
 from trtpipe.config.paths import path_of
 from trtpipe.config.presets import found
 from trtpipe.config.tomlfile import FROM_FILE, load_toml
@@ -151,10 +152,6 @@ class DataSettings(UserRecord):
     skip_bad_samples: Annotated[int, Field(ge=0)] = 0
     image: ImageSettings | None = None
     classes: Classes = ()
-
-
-#: Task metrics that trtpipe computes itself.
-METRICS = ("top1", "top5", "cosine", "map", "wer")
 
 
 class EvaluationSettings(DataSettings):

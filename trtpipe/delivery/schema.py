@@ -45,7 +45,7 @@ def load_object(data: bytes, path: Path) -> dict[str, Any]:
     if sum(map(data.count, b"[{,")) > _MOST_VALUES:
         raise InputError(f"{path}: holds more than {_MOST_VALUES:,} values", "give the right file")
     try:
-        content = json.loads(data, object_pairs_hook=unique_keys, parse_constant=_no_constant)
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON as trtpipe writes it: {error}", _REMEDY) from error
     if not isinstance(content, dict):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from trtpipe.artifact import Record
 from trtpipe.backends.timing import DeviceState
 from trtpipe.engine.record import EngineFigures
+
+#: Times, rates and ratios of times.
+Figure = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def shapes_as_text(shapes: dict[str, tuple[int, ...]]) -> str:
@@ -22,14 +27,14 @@ class Times(Record):
         cov: coefficient of variation (standard deviation over mean) in percent.
     """
 
-    min: float
-    max: float
-    mean: float
-    median: float
-    p90: float
-    p95: float
-    p99: float
-    cov: float
+    min: Figure
+    max: Figure
+    mean: Figure
+    median: Figure
+    p90: Figure
+    p95: Figure
+    p99: Figure
+    cov: Figure
 
 
 class Latency(Times):
@@ -63,13 +68,13 @@ class Latency(Times):
     on_gpu: bool
     shapes: dict[str, tuple[int, ...]]
     data: str = ""
-    warmup_seconds: float
+    warmup_seconds: Figure
     iterations: int
-    throughput_qps: float
-    wall_seconds: float = 0.0
+    throughput_qps: Figure
+    wall_seconds: Figure = 0.0
     parts: dict[str, Times] = {}
-    windows: tuple[float, ...] = ()
-    spread: float = 0.0
+    windows: tuple[Figure, ...] = ()
+    spread: Figure = 0.0
     stable: bool = True
     cuda_graph: bool = False
     before: DeviceState | None = None
@@ -118,12 +123,12 @@ class PairedComparison(Record):
     shapes: dict[str, tuple[int, ...]]
     data: str
     rounds: int
-    old: float
-    new: float
-    ratio: float
-    low: float
-    high: float
-    confidence: float
+    old: Figure
+    new: Figure
+    ratio: Figure
+    low: Figure
+    high: Figure
+    confidence: Figure
     faster: str
 
     @property

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.methods import Method
-from trtpipe.config.recipe import METRICS, WeightMethod
+from trtpipe.config.metrics import METRICS
+from trtpipe.config.recipe import WeightMethod
 from trtpipe.errors import InternalError
 from trtpipe.passes.decisions import WorkShare
 from trtpipe.pipeline.pipeline import stages_named

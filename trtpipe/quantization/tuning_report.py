@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.artifact import Record
 from trtpipe.config.methods import Method
+from trtpipe.config.metrics import limit_of_drop, limit_of_value
 from trtpipe.config.recipe import EvaluationSettings, WeightMethod
-from trtpipe.config.units import amount, parse_amount
 from trtpipe.errors import InputError
 from trtpipe.quantization.layer_search import LayerTrial
 
@@ -31,12 +31,13 @@ class Budget:
         """The same in the metric's own unit.
 
         Raises:
-            InputError: no amount, or one that can be read in two ways.
+            InputError: no amount, one that can be read in two ways, or none that the metric can have.
         """
+        drop, least, metric = self.max_drop, self.least, evaluation.metric
         return replace(
             self,
-            max_drop=_resolved("max_drop", self.max_drop, evaluation),
-            least=_resolved(f"min {self.metric}", self.least, evaluation),
+            max_drop=None if drop is None else limit_of_drop("max_drop", drop, metric),
+            least=None if least is None else limit_of_value(f"min {self.metric or metric}", least, metric),
         )
 
     def allowed(self, reference: MetricValue) -> float:
@@ -54,13 +55,6 @@ class Budget:
         assert self.least is not None
         least = float(self.least)
         return least - reference.value if reference.lower_is_better else reference.value - least
-
-
-def _resolved(name: str, given: float | str | None, evaluation: EvaluationSettings) -> float | None:
-    try:
-        return None if given is None else amount(parse_amount(given), bounded=not evaluation.own)
-    except ValueError as error:
-        raise InputError(f"{name}: {error}", "give the amount with its unit, such as 0.5%") from error
 
 
 class Calibration(Record):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.consistency import require_report
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import FileEntry
+from trtpipe.backends.compatibility import contradictions
+from trtpipe.backends.engine_file import FLAVORS, read_header
 from trtpipe.digest import canonical_json, sha256_json
 from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import InputError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 
 MANIFEST = "manifest.json"
+_AGAIN = "build again; a bundle is not edited by hand"
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,46 @@ def read_build(folder: Path) -> Build:
         parity=_parity(folder, found) if "parity" in found else None,
         latency=LatencyReport.read(folder / found["latency"].files[0].name) if "latency" in found else None,
         engines={
-            label.partition(":")[2]: EngineFigures.of(
-                EngineRecord.read(folder / f"{entry.files[0].name}.json"), entry.files[0].size
+            entry.label.partition(":")[2]: EngineFigures.of(
+                read_engine(folder, entry, manifest.artifacts), entry.files[0].size
             )
-            for label, entry in found.items()
-            if label.startswith("engine:") and len(entry.files) > 1
+            for entry in manifest.artifacts
+            if is_engine(entry)
         },
     )
+
+
+def is_engine(entry: ManifestEntry) -> bool:
+    """Whether an artifact of a bundle is an engine, ``engine:<target>``."""
+    return entry.label.startswith("engine:")
+
+
+def read_engine(folder: Path, entry: ManifestEntry, artifacts: tuple[ManifestEntry, ...]) -> EngineRecord:
+    """The record of an engine of a bundle.
+
+    Args:
+        entry: of the engine.
+        artifacts: all of the bundle.
+
+    Raises:
+        InputError: it has none, or one of another plan or another graph than are in the bundle.
+    """
+    target, found = entry.label.partition(":")[2], entries(artifacts)
+    plan, sidecar = folder / entry.files[0].name, folder / f"{entry.files[0].name}.json"
+    if sidecar.name not in {Path(file.name).name for file in entry.files}:
+        raise InputError(f"{folder / MANIFEST}: artifacts: {entry.label}: files: {sidecar.name} is missing", _AGAIN)
+    record, sha256 = EngineRecord.read(sidecar), entry.files[0].sha256
+    if record.target != target:
+        raise InputError(f"{sidecar}: target: {record.target}, of the engine for {target}", _AGAIN)
+    if record.digests.get("plan") != sha256:
+        raise InputError(f"{sidecar}: digests: plan: not the digest of {plan.name}", _AGAIN)
+    for label, digest in record.digests.items():
+        if label in found and found[label].digest != digest:
+            raise InputError(f"{sidecar}: digests: {label}: the engine was not built from the one here", _AGAIN)
+    if record.flavor in FLAVORS:
+        for contradiction in contradictions(read_header(plan), record, sha256):
+            raise InputError(f"{plan}: {contradiction}", _AGAIN)
+    return record
 
 
 def _parity(folder: Path, found: dict[str, ManifestEntry]) -> ParityReport:

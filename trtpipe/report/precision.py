@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, FP16, FP32, Precision
-from trtpipe.engine.agreement import compare
+from trtpipe.engine.agreement import compare, departures
 from trtpipe.passes.decisions import FLOAT32_ALONE, WorkShare
 from trtpipe.passes.operators import RECURRENT, WEIGHTED
 
@@ -114,7 +114,7 @@ def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mappi
             yield f"nothing was lowered to {asked}: TensorRT takes {', '.join(alone)} in float32 only"
     said: dict[str, list[str]] = {}
     for record in engines.values():
-        for words in (*_kept_by_builder(lowered, record), *_of_engine(asked, record)):
+        for words in (*_departures(lowered, record), *_of_engine(asked, record)):
             said.setdefault(words, []).append(record.target)
     yield from (f"engine for {', '.join(targets)}: {words}" for words, targets in said.items())
 
@@ -122,6 +122,10 @@ def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mappi
 def _kept_by_builder(lowered: LowerRecord, record: EngineRecord) -> Iterator[str]:
     if record.report is not None:
         yield from (agreement.note for agreement in compare(lowered.nodes, record.report) if agreement.raised)
+
+
+def _departures(lowered: LowerRecord, record: EngineRecord) -> tuple[str, ...]:
+    return () if record.report is None else departures(lowered.nodes, record.report)
 
 
 def _of_engine(asked: Precision, record: EngineRecord) -> Iterator[str]:

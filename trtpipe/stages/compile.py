@@ -15,7 +15,7 @@ from trtpipe.config.shapes import check_shapes
 from trtpipe.config.stage_settings import CompileSettings, asked_of_builder, builder_options
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
-from trtpipe.engine.agreement import Agreement, compare
+from trtpipe.engine.agreement import departures
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import BuildError, InternalError, OutOfMemory, OutOfTime, StageError
 from trtpipe.isolation.thread_pool import Task, run_tasks
@@ -43,7 +43,7 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
 
     name = "compile"
     produces = "engine"
-    version = 7
+    version = 8
     packages = ()
 
     def settings(self, request: BuildRequest) -> CompileSettings:
@@ -126,12 +126,12 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
                 )
 
 
-def _agreements(record: EngineRecord, inputs: Inputs) -> tuple[Agreement, ...]:
+def _departures(record: EngineRecord, inputs: Inputs) -> tuple[str, ...]:
     """The lowering record against the engine; nothing where the builder says nothing, or the graph is the user's."""
     lowered = inputs.artifacts.get("lowered")
     if lowered is None or record.report is None or not lowered.described:
         return ()
-    return compare(LowerRecord.read(lowered.sidecar).nodes, record.report)
+    return departures(LowerRecord.read(lowered.sidecar).nodes, record.report)
 
 
 def _contract(inputs: Inputs) -> IOContract:
@@ -167,7 +167,7 @@ def _built(
     record = backend.build(EngineRequest(model, profile, tuple(targets), plan, runtime), progress)
     built_from = {label: artifact.digest for label, artifact in inputs.artifacts.items()}
     digests = {"plan": sha256_file(plan), **built_from} if plan.is_file() else {}
-    notes = [*record.notes, *(agreement.note for agreement in _agreements(record, inputs) if agreement.raised)]
+    notes = [*record.notes, *_departures(record, inputs)]
     if record.report is not None and record.report.separate:
         notes.append(f"Q/DQ that became kernels of their own: {', '.join(record.report.separate)}")
     options = settings.build.model_copy(update={"plugins": tuple(path.name for path in inputs.plugins)})

@@ -53,7 +53,12 @@ def test_what_is_not_ours_or_of_another_machine_counts_as_none(kept, tmp_path):
 def test_a_folder_that_cannot_be_written_costs_nothing_else(tmp_path):
     (tmp_path / "cache").write_text("a file")
     (tmp_path / "made").write_bytes(b"times")
-    TimingStore.of(tmp_path / "cache", HERE).keep(tmp_path / "made")
+    store = TimingStore.of(tmp_path / "cache", HERE)
+    store.keep(tmp_path / "made")
+    store.fetch(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    assert (tmp_path / "cache").read_text() == "a file"
+    assert (tmp_path / "made").read_bytes() == b"times"
 
 
 def test_a_build_that_made_none_keeps_none(tmp_path):
