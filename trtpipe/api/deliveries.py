@@ -13,9 +13,9 @@ from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.triton import TritonSettings
 from trtpipe.delivery.assembly import opened
-from trtpipe.delivery.handover import FINISHED, hand_over, is_handover, profiles_of, taken_back
+from trtpipe.delivery.handover import hand_over, is_handover, profiles_of, taken_back
 from trtpipe.delivery.reader import TAR, Package
-from trtpipe.delivery.record import MODEL
+from trtpipe.delivery.record import FINISHED, MODEL
 from trtpipe.delivery.statements import Statements, without_statements
 from trtpipe.delivery.triton import repository
 from trtpipe.delivery.triton_config import CONFIG
@@ -158,6 +158,8 @@ def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -
         raise InputError(
             f"{path}: encrypted, and what is made of it would not be", "package the build without --encrypt-to for that"
         )
+    if not is_handover(package.names):
+        package.check_complete()
     copies = work / "package"
     copies.mkdir()
     statements = Statements.of_package(package)

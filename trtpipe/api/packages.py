@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from trtpipe.api.arguments import check_arguments
 from trtpipe.api.deliveries import Delivery, from_package, is_package, options_of
 from trtpipe.api.results import reported
-from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
 from trtpipe.config.profile import BuildSettings
@@ -21,13 +20,13 @@ from trtpipe.config.settings import Settings
 from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
 from trtpipe.delivery.encryption import encrypted, parse_recipients
-from trtpipe.delivery.reader import TAR, Package
+from trtpipe.delivery.reader import TAR
 from trtpipe.delivery.record import MODEL, UNLISTED, Model
 from trtpipe.delivery.signing import SigningKey
 from trtpipe.delivery.statements import Statements
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
-from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
+from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_files, publish_own
 from trtpipe.regression.bundle import MANIFEST, read_build
 from trtpipe.report.provenance import Provenance
 
@@ -129,8 +128,6 @@ def make_package(
     check_writable(folder_of(target, (TAR,)))
     if os.path.lexists(target / BUNDLE.name):
         raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
-    if delivery is None:
-        _check_replaceable(target)
     recipients, key = _recipients(encrypt_to), _signing_key(sign)
     if delivery is not None and (recipients or key is not None):
         raise InputError(
@@ -165,19 +162,6 @@ def make_package(
 
 def _stated(build: Build) -> Statements:
     return Statements.of_build(build, Provenance.beside(build.folder / MANIFEST))
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raise InputError where an archive is named that is there, and is no package, or one that was changed."""
-    if not is_file_name(out, (TAR,)) or not os.path.lexists(out):
-        return
-    try:
-        Package.opened(out).verify()
-    except InputError as error:
-        raise InputError(
-            f"{out}: is there already, and is no package as trtpipe wrote it",
-            "move it, or choose another place with -o",
-        ) from error
 
 
 def _refuse_for_package(source: Path, given: Sequence[str]) -> None:
@@ -272,4 +256,4 @@ def _publish(sealed: Assembly, out: Path, work: Path) -> None:
         return
     archive = work / f"package{TAR}"
     sealed.write_tar(archive)
-    publish_file(Artifact("package", work, (FileEntry.of(archive),)), out, (TAR,))
+    publish_own(archive, out)
