@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from trtpipe.config.paths import path_of
 from trtpipe.config.profile import BuildSettings
@@ -26,19 +26,17 @@ from trtpipe.pipeline.publish import BUNDLE, publish_tree
 from trtpipe.regression.bundle import entries
 
 if TYPE_CHECKING:
+    from trtpipe.api.arguments import OptionsLike, TritonLike
     from trtpipe.delivery.assembly import Assembly
     from trtpipe.delivery.record import Model
     from trtpipe.regression.bundle import Build
-
-TritonLike: TypeAlias = "TritonSettings | bool | str | os.PathLike[str]"
-OptionsLike: TypeAlias = "BuildSettings | str | os.PathLike[str]"
 
 #: Folders of a hand-over with a model repository.
 HANDOVER, REPOSITORY = "handover", "repository"
 
 
 @dataclass(frozen=True)
-class Delivery:
+class Conversion:
     """What a package becomes.
 
     Attributes:
@@ -52,7 +50,7 @@ class Delivery:
     options: BuildSettings | None
 
     @classmethod
-    def asked(cls, triton: TritonLike, handover: str, options: OptionsLike | None) -> Delivery | None:
+    def asked(cls, triton: TritonLike, handover: str, options: OptionsLike | None) -> Conversion | None:
         """As the arguments of ``make_package`` say; ``None``: the package itself is wanted.
 
         Raises:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.cli.listeners import Lines, LogFile, Several
 from trtpipe.cli.overrides import Override, combined_shapes, profile_of, recipe_of
+from trtpipe.cli.packaging import PackageWords
 from trtpipe.cli.text import complain
 from trtpipe.errors import InternalError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trtpipe.api.arguments import CommonArguments, ModelArguments
+    from trtpipe.api.arguments import CommonArguments, ModelArguments, PackageArguments
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe
     from trtpipe.config.settings import Settings
@@ -32,6 +33,7 @@ class Session:
         out: where the result goes; ``None`` if nowhere (or no longer in danger).
         shapes: shape option -> what it was given, each time it was used.
         auto_shapes: whether the data tells the shapes that are not given; those of the profile's file do not count.
+        package: what ``package make`` was told.
     """
 
     debug: bool = False
@@ -49,6 +51,7 @@ class Session:
     recipe_overrides: list[Override] = field(default_factory=list)
     shapes: dict[str, list[dict[str, tuple[int, ...]]]] = field(default_factory=dict)
     auto_shapes: bool = False
+    package: PackageWords = field(default_factory=PackageWords)
 
     @property
     def output(self) -> Path:
@@ -111,3 +114,7 @@ class Session:
             "profile": self.profile, "recipe": self.recipe, "settings": self.settings, "progress": progress,
             "simplify": self.simplify, "allow_random": self.allow_random,
         }  # fmt: skip
+
+    def package_request(self, progress: Progress) -> PackageArguments:
+        """What ``make_package`` takes besides the build and the output."""
+        return {**self.package.arguments(), "settings": self.settings, "progress": progress}
