@@ -322,6 +322,8 @@ def test_a_package_that_was_cut_short_is_not_handed_over(build: Path, tmp_path: 
 def test_a_package_without_reference_inputs_is_not_handed_over(build: Path, tmp_path: Path) -> None:
     trtpipe.make_package(build, tmp_path / "pkg")
     index = json.loads((tmp_path / "pkg" / "model.json").read_text())
+    for name in ("reference.npz", ".trtpipe.json"):
+        (tmp_path / "pkg" / name).unlink()
     index["reference"] = None
     index["files"] = [file for file in index["files"] if file["name"] != "reference.npz"]
     (tmp_path / "pkg" / "model.json").write_text(json.dumps(index))
@@ -332,6 +334,7 @@ def test_a_package_without_reference_inputs_is_not_handed_over(build: Path, tmp_
 
 def test_a_precision_that_the_target_lacks_is_refused(build: Path, tmp_path: Path) -> None:
     trtpipe.make_package(build, tmp_path / "pkg")
+    (tmp_path / "pkg" / ".trtpipe.json").unlink()
     index = (tmp_path / "pkg" / "model.json").read_text().replace('"precision": "int8"', '"precision": "fp8"')
     (tmp_path / "pkg" / "model.json").write_text(index)
     with pytest.raises(InputError, match=r"sm87.*fp8"):

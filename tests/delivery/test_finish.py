@@ -297,6 +297,57 @@ def test_outputs_are_judged_as_trtpipe_does(real: bool, kind: str, noise: float,
                 assert got[name] == (wanted_value if wanted_value is None else pytest.approx(wanted_value, 1e-4, 1e-6))
 
 
+def detections(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "boxes": rng.normal(size=(2, 9, 4)).astype(np.float32),
+        "scores": rng.normal(size=(2, 9)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 3.0])
+@pytest.mark.parametrize("declared", [True, False])
+def test_rows_in_another_order_and_what_does_not_count_are_judged_as_trtpipe_does(
+    folder: Path, noise: float, declared: bool
+) -> None:
+    """Of the same outputs, whether the profile declares them or not."""
+    rule = Tolerance(unordered=("boxes", "scores") if declared else (), ignore={"hidden": "mask"} if declared else {})
+    feeds = [{"mask": np.array([[1, 1, 0], [1, 0, 0]], np.int64)} for _ in range(2)]
+    wanted = [{**detections(seed), "hidden": normal(2, 3, 5, seed=seed)} for seed in (1, 2)]
+    found = []
+    for each, feed in zip(wanted, feeds, strict=True):
+        order = np.random.default_rng(5).permutation(9)
+        rows = {name: each[name][:, order] + np.float32(noise) for name in ("boxes", "scores")}
+        found.append({**rows, "hidden": np.where(feed["mask"][:, :, None] == 0, np.float32(99), each["hidden"])})
+    comparison = OutputComparison(rule, Precision.int8, real=True)
+    for feed, mine, theirs in zip(feeds, found, wanted, strict=True):
+        comparison.add(mine, theirs, feed)
+    expected = {each.output: each for each in comparison.results()}
+    model, job = build.read_folder(folder)
+    model |= {"unordered": list(rule.unordered), "ignored": dict(rule.ignore),
+              "tolerances": {name: each.tolerance.to_dict() for name, each in expected.items()}}  # fmt: skip
+    report = build.judge(model, job, "tensorrt 10.3.0 on Orin", found, wanted, feeds, "0" * 64)
+    got = {each["output"]: each for each in report["comparisons"][0]["outputs"]}
+    assert {name: each["passed"] for name, each in got.items()} == {n: each.passed for n, each in expected.items()}
+    assert got["boxes"]["max_abs"] == pytest.approx(expected["boxes"].max_abs, 1e-4, 1e-6)
+    assert report["passed"] == (declared and noise < 1)
+
+
+def test_a_mask_that_is_missing_is_an_error_of_its_own(folder: Path, tmp_path: Path) -> None:
+    """In the joined file, where trtpipe's errors are not there."""
+    (tmp_path / "joined.py").write_text(source())
+    code = (
+        "import joined, numpy as np\n"
+        "y = {'y': np.ones((1, 2), np.float32)}\n"
+        "try: joined.without_ignored(y, y, {'y': 'mask'}, {})\n"
+        "except joined.Failed as error: print(error.code, error, '|', error.remedy)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env={}
+    )
+    assert done.stdout.startswith("3 ignore: y: there is no input or output 'mask' | ")
+
+
 def test_nan_is_never_within_tolerance() -> None:
     found, wanted = [np.array([[1.0, np.nan]], np.float32)], [np.array([[1.0, 2.0]], np.float32)]
     rule = Tolerance(atol=1e9).for_output("y", Precision.int8).to_dict()

@@ -127,6 +127,19 @@ class TestTheListOfWrittenFiles:
             Package.opened(folder).verify()
         assert "remove it" in caught.value.remedy
 
+    def test_may_name_a_signature_that_was_replaced(self, folder: Path) -> None:
+        (folder / "model.sig").write_bytes(b"a")
+        (folder / ".trtpipe.json").write_bytes(written(folder, ["model.json", "model.sig"]))
+        (folder / "model.sig").write_bytes(b"another")
+        Package.opened(folder).verify()
+        for change in ((digest(b"a").encode(), b"payload"), (b'"size":1}', b'"size":"payload"}')):
+            (folder / "model.sig").write_bytes(b"a")
+            data = written(folder, ["model.json", "model.sig"])
+            assert change[0] in data
+            (folder / ".trtpipe.json").write_bytes(data.replace(*change))
+            with pytest.raises(InputError, match=r"\.trtpipe\.json"):
+                Package.opened(folder).verify()
+
     def test_of_other_content_is_refused(self, folder: Path) -> None:
         data = written(folder, ["model.json", "sm89.plan"])
         (folder / ".trtpipe.json").write_bytes(data.replace(digest(FILES["sm89.plan"]).encode(), b"1" * 64))

@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 #: The most that is read of the index: bytes.
 _MOST_INDEX = 8 << 20
 _OTHER_ARCHIVE = ("packed by another program, or changed", "copy the archive again; or unpack it, and give the folder")
-_PROOF = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "copy the package again, or make it again with trtpipe package make"
 
 
@@ -160,9 +160,8 @@ class Package:
         if added := sorted(self.names - UNLISTED - {file.name for file in self.model.files}):
             raise InputError(f"{self.path / added[0]}: not listed in {MODEL}: it was added later", _AGAIN)
         if (written := self.unlisted(WRITTEN)) is not None:
-            own = [(MODEL, self.index), (SIGNATURE, self.unlisted(SIGNATURE))]
-            digests = [FileDigest(name, sha256_bytes(data), len(data)) for name, data in own if data is not None]
-            _check_written(written, self.path / WRITTEN, [*self.model.files, *digests])
+            index = FileDigest(MODEL, sha256_bytes(self.index), len(self.index))
+            _check_written(written, self.path / WRITTEN, [*self.model.files, index])
         if not self.path.is_dir():
             _check_archive(self.path, {name: place.size for name, place in self._files.items()})
 
@@ -230,14 +229,17 @@ def member(name: str, size: int) -> tarfile.TarInfo:
 
 def _check_written(data: bytes, path: Path, files: Iterable[FileDigest]) -> None:
     """Raise InputError unless ``.trtpipe.json``, with which trtpipe knows its own files again, speaks of these files
-    alone. Nobody signs it, so it may hold nothing else; the proof in it tells its user's trtpipe who wrote it.
+    and of a signature (which may be a later one) alone. Nobody signs it, so it may hold nothing else; the proof in it
+    tells its user's trtpipe who wrote it.
     """
     known = {file.name: {"name": file.name, "sha256": file.sha256, "size": file.size} for file in files}
     whole = None
     try:
         document = json.loads(data)
-        proof, listed = document["proof"], [each["name"] for each in document["content"]["files"]]
-        if _PROOF.fullmatch(proof) and len(set(listed)) == len(listed):
+        proof, listed = document["proof"], {each["name"]: each for each in document["content"]["files"]}
+        later = listed.get(SIGNATURE, {"sha256": "0" * 64, "size": 0})
+        known[SIGNATURE] = {"name": SIGNATURE, "sha256": later["sha256"], "size": later["size"]}
+        if _HEX.fullmatch(proof) and _HEX.fullmatch(later["sha256"]) and type(later["size"]) is int:
             content = {"files": [known[name] for name in sorted(listed)], "leaving": []}
             digest = sha256_bytes(canonical_json(content).encode())
             whole = (canonical_json({"content": content, "proof": proof, "sha256": digest}) + "\n").encode()
