@@ -52,7 +52,7 @@ def aligned(found: Feed, wanted: Feed, names: Sequence[str]) -> Feed:
             order = _order(*(_features(arrays, wanted, list(moved), sample) for arrays in (found, wanted)))
             for name, value in moved.items():
                 value[sample] = found[name][sample][order]
-        result |= moved
+        result.update(moved)
     return result
 
 
