@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from models import conv_net, normal, run, save
-from world import World, content, write_data
+from models import conv_net, normal, run
+from world import World, content
 
 import trtpipe
 from trtpipe.backends.base import Refusal, missing
@@ -32,19 +32,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("deliveries")
-    save(conv_net(), folder / "net.onnx")
-    write_data(folder)
-    made = World(folder)
-    trtpipe.build(made.job(), folder / "out")
-    return made
-
-
-@pytest.fixture
-def build(world: World) -> Path:
-    return world.folder / "out"
+@pytest.fixture(scope="session")
+def world(built_world: World) -> World:
+    return built_world
 
 
 def finish(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

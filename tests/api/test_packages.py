@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from models import conv_net, normal, run, save
-from world import World, content, write_data
+from models import normal, run
+from world import content
 
 import trtpipe
 from trtpipe.artifact import FileEntry
@@ -24,20 +24,7 @@ from trtpipe.runtime import load
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def built_world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("packages")
-    save(conv_net(), folder / "net.onnx")
-    write_data(folder)
-    world = World(folder)
-    trtpipe.build(world.job(recipe={"classes": list("abcde")}), folder / "out")
-    return world
-
-
-@pytest.fixture
-def build(built_world: World) -> Path:
-    return built_world.folder / "out"
+    from world import World
 
 
 def test_holds_what_the_build_knows(build: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from backends.recording_tensorrt import RecordingTensorRT
 from delivery.repositories import packaged
+from fake_cuda import TRT, FakeCudart, TimedContext, TimedEngine
 from models import normal
-from recording_cuda import TRT, RecordingContext, RecordingCudart, RecordingEngine
 
 from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.accuracy.consistency import require_report
@@ -226,16 +226,16 @@ def test_another_gpu_is_refused() -> None:
         build.check_gpu(Other(None), {"capability": [8, 7], "target": "sm87"})
 
 
-class Opened(RecordingEngine):
+class Opened(TimedEngine):
     """As the recording engine, with what is needed to read outputs."""
 
     def get_tensor_dtype(self, name: str) -> str:
         return "float"
 
 
-def opened(cuda: RecordingCudart) -> Engine:
+def opened(cuda: FakeCudart) -> Engine:
     engine = Opened(cuda)
-    RecordingContext.get_tensor_shape = lambda self, name: self.shapes["x"][:1]
+    TimedContext.get_tensor_shape = lambda self, name: self.shapes["x"][:1]
     trt = SimpleNamespace(
         **vars(TRT), Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine),
         nptype=lambda kind: np.float32,
@@ -247,7 +247,7 @@ FEED = {"x": np.ones((6, 4), np.float32), "n": np.array([3], np.int64)}
 
 
 def test_an_engine_runs_with_the_profile_that_admits_the_feed() -> None:
-    cuda = RecordingCudart()
+    cuda = FakeCudart()
     engine = opened(cuda)
     outputs = engine.run(FEED)
     assert {name: value.shape for name, value in outputs.items()} == {"y": (6,)}
@@ -258,7 +258,7 @@ def test_an_engine_runs_with_the_profile_that_admits_the_feed() -> None:
 
 
 def test_times_are_those_of_the_events(tmp_path: Path) -> None:
-    cuda = RecordingCudart(copy_seconds=0.002)
+    cuda = FakeCudart(copy_seconds=0.002)
     found = opened(cuda).measure(FEED, "engine:sm87", "tensorrt 10.3.0 on Orin", 0.0, 0.0)
     assert found["iterations"] == 10
     assert found["parts"]["gpu_compute"]["median"] == pytest.approx(10.0)

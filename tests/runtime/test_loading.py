@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_cuda import OnDevice
 from models import model, save
-from working_cuda import OnDevice
 
 import trtpipe
 from trtpipe.delivery.reader import in_order, member

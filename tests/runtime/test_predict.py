@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from models import conv_net, normal, save
+from models import normal
 from packages import record
-from world import World, write_data
 
 import trtpipe
 from trtpipe.delivery.record import Postprocessing
@@ -28,21 +27,13 @@ IMAGE = {"resize": [8, 8], "mean": [0.5, 0.5, 0.5]}
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("predict")
-    save(conv_net(), folder / "net.onnx")
-    write_data(folder)
-    trtpipe.build(World(folder).job(recipe={"classes": list("abcde")}), folder / "out")
-    return folder / "out"
-
-
-@pytest.fixture(scope="module")
-def package(build: Path) -> Path:
+def package(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = trtpipe.ModelDescription(
         inputs={"x": {"image": IMAGE}}, outputs={"y": {"activation": "softmax", "classes": True}}
     )
+    out = tmp_path_factory.mktemp("predict") / "p"
     samples = [{"x": normal(2, 3, 8, 8, seed=1)}, {"x": normal(1, 3, 8, 8, seed=2)}]
-    return trtpipe.make_package(build, build.with_name("p"), description=words, samples=samples, python=True).out
+    return trtpipe.make_package(build, out, description=words, samples=samples, python=True).out
 
 
 def expected(package: Path, x: np.ndarray) -> list[str]:
