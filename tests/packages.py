@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from trtpipe.config.limits import OutputLimits
 from trtpipe.delivery.record import (
@@ -16,6 +17,10 @@ from trtpipe.delivery.record import (
     StatedVerdict,
     Tensor,
 )
+from trtpipe.digest import canonical_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def digest(content: bytes) -> str:
@@ -41,3 +46,12 @@ def record(**changes: object) -> Model:
 
 
 FILES = {"sm89.plan": b"plan", "lowered.onnx": b"graph", "reference.npz": b"reference"}
+
+
+def written(folder: Path, names: list[str], proof: str = "0" * 64, leaving: tuple[str, ...] = ()) -> bytes:
+    """As trtpipe lists the files that it wrote into a folder."""
+    entries = [{"name": name, "sha256": digest((folder / name).read_bytes()), "size": (folder / name).stat().st_size}
+               for name in names]  # fmt: skip
+    content = {"files": entries, "leaving": list(leaving)}
+    document = {"content": content, "proof": proof, "sha256": digest(canonical_json(content).encode())}
+    return (canonical_json(document) + "\n").encode()

@@ -21,7 +21,7 @@ import pytest
 from models import model, normal, run, save
 
 import trtpipe
-from trtpipe.api.arguments import MEANINGS, BuildArguments, CommonArguments, ModelArguments
+from trtpipe.api.arguments import MEANINGS, BuildArguments, CommonArguments, ModelArguments, PackageArguments
 
 STUB = Path(trtpipe.__file__).with_suffix(".pyi")
 FUNCTIONS = [name for name in trtpipe.__all__ if inspect.isfunction(getattr(trtpipe, name))]
@@ -95,7 +95,7 @@ class TestFunctions:
     def test_shared_arguments_are_listed_explained_and_checked(self, name: str) -> None:
         function = getattr(trtpipe, name)
         parameters = inspect.signature(function).parameters
-        assert {"profile", "recipe", "settings", "progress"} <= set(parameters)
+        assert {"settings", "progress"} <= set(parameters)
         described = (inspect.getdoc(function) or "").partition("Args:")[2].partition("\n\n")[0]
         listed = re.findall(r"^    (\w+(?:, \w+)*): \S", described, re.MULTILINE)
         explained = [each for names in listed for each in names.split(", ")]
@@ -104,9 +104,10 @@ class TestFunctions:
         with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'precison'$"):
             function(precison="int8")
 
-    @pytest.mark.parametrize("arguments", [CommonArguments, ModelArguments, BuildArguments])
+    @pytest.mark.parametrize("arguments", [CommonArguments, ModelArguments, BuildArguments, PackageArguments])
     def test_every_shared_argument_has_one_meaning(self, arguments: type) -> None:
-        assert set(arguments.__annotations__) <= set(MEANINGS) == set(BuildArguments.__annotations__)
+        listed = {*BuildArguments.__annotations__, *PackageArguments.__annotations__}
+        assert set(arguments.__annotations__) <= set(MEANINGS) == listed
 
 
 @dataclass(frozen=True)

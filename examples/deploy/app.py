@@ -11,9 +11,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from trtpipe.errors import InputError, TrtpipeError
+from trtpipe.errors import TrtpipeError
 from trtpipe.runtime import LoadedModel, load
 
 if TYPE_CHECKING:
@@ -24,14 +22,8 @@ MOST_BYTES = 1 << 20
 
 def classify(model: LoadedModel, images: Sequence[str | bytes]) -> list[dict[str, object]]:
     """The best class of each image and its probability, as model.json says the output is to be read."""
-    if len(model.model.postprocessing) != 1 or not model.model.classes:
-        raise InputError("the package does not say which output holds scores of classes", "make it with --describe")
-    (reading,) = model.model.postprocessing
-    scores = model(list(images))[reading.output].astype(np.float64)
-    if reading.activation == "softmax":
-        scores = np.exp(scores - scores.max(axis=reading.axis, keepdims=True))
-        scores /= scores.sum(axis=reading.axis, keepdims=True)
-    return [{"class": model.classes[row.argmax()], "probability": round(float(row.max()), 4)} for row in scores]
+    found = model.best_classes(model(list(images)))
+    return [{"class": best.name, "probability": round(best.score, 4)} for best in found]
 
 
 def handler(model: LoadedModel) -> type[BaseHTTPRequestHandler]:

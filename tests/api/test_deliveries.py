@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from models import conv_net, normal, run, save
-from world import World, content, write_data
+from models import conv_net, normal, run
+from world import World, content
 
 import trtpipe
 from trtpipe.backends.base import Refusal, missing
@@ -32,19 +32,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("deliveries")
-    save(conv_net(), folder / "net.onnx")
-    write_data(folder)
-    made = World(folder)
-    trtpipe.build(made.job(), folder / "out")
-    return made
-
-
-@pytest.fixture
-def build(world: World) -> Path:
-    return world.folder / "out"
+@pytest.fixture(scope="session")
+def world(built_world: World) -> World:
+    return built_world
 
 
 def finish(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -322,6 +312,8 @@ def test_a_package_that_was_cut_short_is_not_handed_over(build: Path, tmp_path: 
 def test_a_package_without_reference_inputs_is_not_handed_over(build: Path, tmp_path: Path) -> None:
     trtpipe.make_package(build, tmp_path / "pkg")
     index = json.loads((tmp_path / "pkg" / "model.json").read_text())
+    for name in ("reference.npz", ".trtpipe.json"):
+        (tmp_path / "pkg" / name).unlink()
     index["reference"] = None
     index["files"] = [file for file in index["files"] if file["name"] != "reference.npz"]
     (tmp_path / "pkg" / "model.json").write_text(json.dumps(index))
@@ -332,6 +324,7 @@ def test_a_package_without_reference_inputs_is_not_handed_over(build: Path, tmp_
 
 def test_a_precision_that_the_target_lacks_is_refused(build: Path, tmp_path: Path) -> None:
     trtpipe.make_package(build, tmp_path / "pkg")
+    (tmp_path / "pkg" / ".trtpipe.json").unlink()
     index = (tmp_path / "pkg" / "model.json").read_text().replace('"precision": "int8"', '"precision": "fp8"')
     (tmp_path / "pkg" / "model.json").write_text(index)
     with pytest.raises(InputError, match=r"sm87.*fp8"):

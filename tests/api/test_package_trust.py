@@ -18,9 +18,8 @@ pytest.importorskip("cryptography", reason="needs the extra trust: cryptography"
 pytest.importorskip("pyrage", reason="needs the extra trust: pyrage")
 
 import pyrage
-from models import conv_net, save
 from trust import key_pair, signed_package, write
-from world import World, content, write_data
+from world import content
 
 import trtpipe
 from trtpipe.backends.base import missing
@@ -32,15 +31,6 @@ from trtpipe.delivery.reader import Package
 from trtpipe.errors import InputError
 from trtpipe.regression.bundle import read_build
 from trtpipe.report.provenance import GitState, Provenance
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trust")
-    save(conv_net(), folder / "net.onnx")
-    write_data(folder)
-    trtpipe.build(World(folder).job(), folder / "out")
-    return folder / "out"
 
 
 def identity(folder: Path) -> tuple[Path, str]:

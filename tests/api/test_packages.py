@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from models import conv_net, normal, run, save
-from world import World, content, write_data
+from models import normal, run
+from world import content
 
 import trtpipe
 from trtpipe.artifact import FileEntry
@@ -24,20 +24,7 @@ from trtpipe.runtime import load
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def built_world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("packages")
-    save(conv_net(), folder / "net.onnx")
-    write_data(folder)
-    world = World(folder)
-    trtpipe.build(world.job(recipe={"classes": list("abcde")}), folder / "out")
-    return world
-
-
-@pytest.fixture
-def build(built_world: World) -> Path:
-    return built_world.folder / "out"
+    from world import World
 
 
 def test_holds_what_the_build_knows(build: Path, tmp_path: Path) -> None:
@@ -95,7 +82,7 @@ def test_feeds_in_memory_are_taken(build: Path, tmp_path: Path) -> None:
     assert made.model.reference.feeds == 4
 
 
-@pytest.mark.parametrize("kind", ["an archive", "no archive", "a changed package"])
+@pytest.mark.parametrize("kind", ["an archive", "no archive", "a changed package", "another's package"])
 def test_an_archive_of_others_is_not_replaced(build: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.tar"
     if kind == "a changed package":
@@ -103,6 +90,11 @@ def test_an_archive_of_others_is_not_replaced(build: Path, tmp_path: Path, kind:
         data = bytearray(path.read_bytes())
         data[path.read_bytes().index((build / "sm89.plan").read_bytes())] ^= 1
         path.write_bytes(data)
+    elif kind == "another's package":
+        (tmp_path / "theirs").mkdir()
+        words = trtpipe.ModelDescription(name="theirs")
+        trtpipe.make_package(build, tmp_path / "theirs" / "x.tar", description=words)
+        path.write_bytes((tmp_path / "theirs" / "x.tar").read_bytes())
     elif kind == "an archive":
         (tmp_path / "model.json").write_text("{}")
         with tarfile.open(path, "w") as archive:
@@ -113,6 +105,13 @@ def test_an_archive_of_others_is_not_replaced(build: Path, tmp_path: Path, kind:
     with pytest.raises(InputError, match=r"x\.tar: is there already"):
         trtpipe.make_package(build, path)
     assert path.read_bytes() == before
+
+
+def test_an_equal_archive_stays(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    trtpipe.make_package(build, tmp_path / "theirs" / "x.tar")
+    (tmp_path / "x.tar").write_bytes((tmp_path / "theirs" / "x.tar").read_bytes())
+    assert trtpipe.make_package(build, tmp_path / "x.tar").out == tmp_path / "x.tar"
 
 
 def test_an_archive_of_ours_is_replaced(build: Path, tmp_path: Path) -> None:
@@ -147,6 +146,25 @@ def test_images_have_to_become_what_the_model_takes(
     with pytest.raises(InputError, match=r"inputs\.x\.image: "):
         trtpipe.make_package(build, tmp_path / "pkg", description=words)
     assert not (tmp_path / "pkg").exists()
+
+
+def test_bytes_that_a_model_takes_as_they_are_are_not_described_as_normalized(tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (uint8[2,3,8,8] x) => (float[2,3,8,8] y) '
+        "{ f = Cast<to = 1>(x) y = Relu(f) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    trtpipe.build(
+        tmp_path / "net.onnx", tmp_path / "out", profile=trtpipe.DeploymentProfile(backend="null", targets=("sm89",)),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+    )  # fmt: skip
+    for image in ({"mean": [0.5, 0.5, 0.5]}, {"std": [2.0, 1.0, 1.0]}):
+        words = trtpipe.ModelDescription(inputs={"x": {"image": image}})
+        with pytest.raises(InputError, match=r"inputs\.x\.image: mean and std"):
+            trtpipe.make_package(tmp_path / "out", tmp_path / "pkg", description=words)
+    words = trtpipe.ModelDescription(inputs={"x": {"image": {"resize": [8, 8]}}})
+    made = trtpipe.make_package(tmp_path / "out", tmp_path / "pkg", description=words)
+    assert made.model.preprocessing[0].raw
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.sig", ".trtpipe.json", "sm89.plan"])
@@ -199,6 +217,14 @@ def test_a_second_one_takes_the_place_of_the_first(build: Path, tmp_path: Path) 
     trtpipe.make_package(build, tmp_path / "pkg")
     ours = {"model.json", "lowered.onnx", "sm89.plan", "reference.npz", "provenance.intoto.json", "bom.cdx.json"}
     assert {path.name for path in (tmp_path / "pkg").iterdir()} == ours | {".trtpipe.json"}
+
+
+def test_the_list_of_written_files_forgets_what_is_gone(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text("free")
+    trtpipe.make_package(build, tmp_path / "pkg", licenses=[tmp_path / "LICENSE"])
+    (tmp_path / "pkg" / "LICENSE").unlink()
+    trtpipe.make_package(build, tmp_path / "pkg")
+    trtpipe.verify_package(tmp_path / "pkg")
 
 
 def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None:

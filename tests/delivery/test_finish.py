@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from backends.recording_tensorrt import RecordingTensorRT
 from delivery.repositories import packaged
+from fake_cuda import TRT, FakeCudart, TimedContext, TimedEngine
 from models import normal
-from recording_cuda import TRT, RecordingContext, RecordingCudart, RecordingEngine
 
 from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.accuracy.consistency import require_report
@@ -64,6 +64,11 @@ def handed_over(tmp_path: Path, graph: Path, target: str = "sm89", repository: s
     return out
 
 
+#: What the standard library got after 3.8, of what is likely to be written.
+NEWER = {"dict |=", "removeprefix", "removesuffix", "strict", "is_relative_to", "readlink", "hardlink_to", "cache",
+         "pairwise", "bit_count", "stdlib_module_names", "file_digest"}  # fmt: skip
+
+
 def test_is_one_file_for_python_3_8_that_imports_numpy_and_tensorrt_alone(tmp_path: Path) -> None:
     text = source()
     tree = ast.parse(text, feature_version=(3, 8))
@@ -72,6 +77,10 @@ def test_is_one_file_for_python_3_8_that_imports_numpy_and_tensorrt_alone(tmp_pa
     }
     roots |= {str(node.module).partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert roots - set(sys.stdlib_module_names) == {"numpy", "tensorrt", "tensorrt_rtx"}
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used |= {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
+    used |= {"dict |=" for node in ast.walk(tree) if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.BitOr)}
+    assert not used & NEWER, "newer than Python 3.8"
     (tmp_path / "finish.py").write_text(text)
     checked = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--isolated", "--target-version=py38", "--select=E9,F", tmp_path],
@@ -217,16 +226,16 @@ def test_another_gpu_is_refused() -> None:
         build.check_gpu(Other(None), {"capability": [8, 7], "target": "sm87"})
 
 
-class Opened(RecordingEngine):
+class Opened(TimedEngine):
     """As the recording engine, with what is needed to read outputs."""
 
     def get_tensor_dtype(self, name: str) -> str:
         return "float"
 
 
-def opened(cuda: RecordingCudart) -> Engine:
+def opened(cuda: FakeCudart) -> Engine:
     engine = Opened(cuda)
-    RecordingContext.get_tensor_shape = lambda self, name: self.shapes["x"][:1]
+    TimedContext.get_tensor_shape = lambda self, name: self.shapes["x"][:1]
     trt = SimpleNamespace(
         **vars(TRT), Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine),
         nptype=lambda kind: np.float32,
@@ -238,7 +247,7 @@ FEED = {"x": np.ones((6, 4), np.float32), "n": np.array([3], np.int64)}
 
 
 def test_an_engine_runs_with_the_profile_that_admits_the_feed() -> None:
-    cuda = RecordingCudart()
+    cuda = FakeCudart()
     engine = opened(cuda)
     outputs = engine.run(FEED)
     assert {name: value.shape for name, value in outputs.items()} == {"y": (6,)}
@@ -249,7 +258,7 @@ def test_an_engine_runs_with_the_profile_that_admits_the_feed() -> None:
 
 
 def test_times_are_those_of_the_events(tmp_path: Path) -> None:
-    cuda = RecordingCudart(copy_seconds=0.002)
+    cuda = FakeCudart(copy_seconds=0.002)
     found = opened(cuda).measure(FEED, "engine:sm87", "tensorrt 10.3.0 on Orin", 0.0, 0.0)
     assert found["iterations"] == 10
     assert found["parts"]["gpu_compute"]["median"] == pytest.approx(10.0)
@@ -295,6 +304,57 @@ def test_outputs_are_judged_as_trtpipe_does(real: bool, kind: str, noise: float,
             for name in ("max_abs", "mean_abs", "median_abs", "scale", "cosine", "agreement", "snr_db", "about_mean"):
                 wanted_value = getattr(expected, name)
                 assert got[name] == (wanted_value if wanted_value is None else pytest.approx(wanted_value, 1e-4, 1e-6))
+
+
+def detections(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "boxes": rng.normal(size=(2, 9, 4)).astype(np.float32),
+        "scores": rng.normal(size=(2, 9)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 3.0])
+@pytest.mark.parametrize("declared", [True, False])
+def test_rows_in_another_order_and_what_does_not_count_are_judged_as_trtpipe_does(
+    folder: Path, noise: float, declared: bool
+) -> None:
+    """Of the same outputs, whether the profile declares them or not."""
+    rule = Tolerance(unordered=("boxes", "scores") if declared else (), ignore={"hidden": "mask"} if declared else {})
+    feeds = [{"mask": np.array([[1, 1, 0], [1, 0, 0]], np.int64)} for _ in range(2)]
+    wanted = [{**detections(seed), "hidden": normal(2, 3, 5, seed=seed)} for seed in (1, 2)]
+    found = []
+    for each, feed in zip(wanted, feeds, strict=True):
+        order = np.random.default_rng(5).permutation(9)
+        rows = {name: each[name][:, order] + np.float32(noise) for name in ("boxes", "scores")}
+        found.append({**rows, "hidden": np.where(feed["mask"][:, :, None] == 0, np.float32(99), each["hidden"])})
+    comparison = OutputComparison(rule, Precision.int8, real=True)
+    for feed, mine, theirs in zip(feeds, found, wanted, strict=True):
+        comparison.add(mine, theirs, feed)
+    expected = {each.output: each for each in comparison.results()}
+    model, job = build.read_folder(folder)
+    model |= {"unordered": list(rule.unordered), "ignored": dict(rule.ignore),
+              "tolerances": {name: each.tolerance.to_dict() for name, each in expected.items()}}  # fmt: skip
+    report = build.judge(model, job, "tensorrt 10.3.0 on Orin", found, wanted, feeds, "0" * 64)
+    got = {each["output"]: each for each in report["comparisons"][0]["outputs"]}
+    assert {name: each["passed"] for name, each in got.items()} == {n: each.passed for n, each in expected.items()}
+    assert got["boxes"]["max_abs"] == pytest.approx(expected["boxes"].max_abs, 1e-4, 1e-6)
+    assert report["passed"] == (declared and noise < 1)
+
+
+def test_a_mask_that_is_missing_is_an_error_of_its_own(folder: Path, tmp_path: Path) -> None:
+    """In the joined file, where trtpipe's errors are not there."""
+    (tmp_path / "joined.py").write_text(source())
+    code = (
+        "import joined, numpy as np\n"
+        "y = {'y': np.ones((1, 2), np.float32)}\n"
+        "try: joined.without_ignored(y, y, {'y': 'mask'}, {})\n"
+        "except joined.Failed as error: print(error.code, error, '|', error.remedy)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env={}
+    )
+    assert done.stdout.startswith("3 ignore: y: there is no input or output 'mask' | ")
 
 
 def test_nan_is_never_within_tolerance() -> None:

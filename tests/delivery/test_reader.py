@@ -7,13 +7,14 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
-from packages import FILES, record
+from packages import FILES, digest, record, written
 
 from trtpipe.delivery.assembly import Assembly
 from trtpipe.delivery.reader import Package
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -85,6 +86,65 @@ def test_an_added_file_is_refused_by_verification(package: Path) -> None:
     edit(package, "extra.bin", b"x")
     with pytest.raises(InputError, match=r"extra\.bin: not listed"):
         Package.opened(package).verify()
+
+
+class TestTheListOfWrittenFiles:
+    """``.trtpipe.json``, which nobody signs."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        assembly = Assembly(record(), {name: tmp_path / name for name in FILES})
+        for name, content in FILES.items():
+            (tmp_path / name).write_bytes(content)
+        assembly.sealed(tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize("names", [[], ["model.json"], ["lowered.onnx", "model.json", "reference.npz"]])
+    def test_may_name_files_of_the_package(self, folder: Path, names: list[str]) -> None:
+        (folder / ".trtpipe.json").write_bytes(written(folder, names))
+        Package.opened(folder).verify()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda data: b"",
+            lambda data: b"\xff",
+            lambda data: b"[]",
+            lambda data: b"{}",
+            lambda data: data + b" ",
+            lambda data: data.replace(b'"leaving":[]', b'"leaving":["x"]'),
+            lambda data: data.replace(b'"size":', b'"size": '),
+            lambda data: data.replace(b"sm89.plan", b"sm90.plan"),
+            lambda data: data.replace(b"0" * 64, b"payload"),
+            lambda data: data.replace(b'"proof"', b'"more":1,"proof"'),
+            lambda data: b"[" * 100_000,
+        ],
+    )
+    def test_may_hold_nothing_else(self, folder: Path, change: Callable[[bytes], bytes]) -> None:
+        data = written(folder, ["model.json", "sm89.plan"])
+        (folder / ".trtpipe.json").write_bytes(change(data))
+        with pytest.raises(InputError, match=r"\.trtpipe\.json: not the list") as caught:
+            Package.opened(folder).verify()
+        assert "remove it" in caught.value.remedy
+
+    def test_may_name_a_signature_that_was_replaced(self, folder: Path) -> None:
+        (folder / "model.sig").write_bytes(b"a")
+        (folder / ".trtpipe.json").write_bytes(written(folder, ["model.json", "model.sig"]))
+        (folder / "model.sig").write_bytes(b"another")
+        Package.opened(folder).verify()
+        for change in ((digest(b"a").encode(), b"payload"), (b'"size":1}', b'"size":"payload"}')):
+            (folder / "model.sig").write_bytes(b"a")
+            data = written(folder, ["model.json", "model.sig"])
+            assert change[0] in data
+            (folder / ".trtpipe.json").write_bytes(data.replace(*change))
+            with pytest.raises(InputError, match=r"\.trtpipe\.json"):
+                Package.opened(folder).verify()
+
+    def test_of_other_content_is_refused(self, folder: Path) -> None:
+        data = written(folder, ["model.json", "sm89.plan"])
+        (folder / ".trtpipe.json").write_bytes(data.replace(digest(FILES["sm89.plan"]).encode(), b"1" * 64))
+        with pytest.raises(InputError, match=r"\.trtpipe\.json"):
+            Package.opened(folder).verify()
 
 
 def test_no_package(package: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+from fake_cuda import TRT, FakeCudart, WorkingEngine
+from fixtures_builds import build, built_world  # noqa: F401
 from models import conv_net, run, save
-from working_cuda import TRT, WorkingCudart, WorkingEngine
 from world import World, write_data
 
 import trtpipe
@@ -51,7 +52,7 @@ def lowered(package: Path):
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, lowered) -> SimpleNamespace:
     """An sm89 GPU with TensorRT-RTX, on which every plan computes what the lowered graph does."""
-    here = SimpleNamespace(cuda=WorkingCudart(), plans=[], function=lambda feed: {"y": lowered(feed["x"])})
+    here = SimpleNamespace(cuda=FakeCudart(), plans=[], function=lambda feed: {"y": lowered(feed["x"])})
     here.compute = lambda feed: here.function(dict(feed))
 
     class Runtime:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_cuda import OnDevice
 from models import model, save
-from working_cuda import OnDevice
 
 import trtpipe
+from trtpipe.delivery.reader import in_order, member
 from trtpipe.errors import HostError, InputError
 from trtpipe.runtime import load
 
@@ -171,7 +175,7 @@ def test_what_is_no_device(package, device):
 
 
 def test_a_package_without_reference_inputs(package, tmp_path):
-    copy = shutil.copytree(package, tmp_path / "copy")
+    copy = copied(package, tmp_path)
     stated = json.loads((copy / "model.json").read_text())
     stated["reference"] = None
     (copy / "model.json").write_text(json.dumps(stated))
@@ -187,7 +191,7 @@ def test_a_plug_in_library_that_is_missing_is_named(package, machine, tmp_path, 
 
 
 def test_plug_in_libraries_are_asked_for_and_checked(package, machine, tmp_path):
-    copy = shutil.copytree(package, tmp_path / "copy")
+    copy = copied(package, tmp_path)
     stated = json.loads((copy / "model.json").read_text())
     stated["plans"][0]["plugins"] = {"libown.so": "0" * 64}
     (copy / "model.json").write_text(json.dumps(stated))
@@ -197,6 +201,48 @@ def test_plug_in_libraries_are_asked_for_and_checked(package, machine, tmp_path)
     with pytest.raises(InputError, match="not the library"):
         load(copy, plugins=[tmp_path / "libown.so"])
     assert machine.plans == []
+
+
+def copied(package: Path, folder: Path) -> Path:
+    """To be edited: without the list of what trtpipe wrote."""
+    return shutil.copytree(package, folder / "copy", ignore=shutil.ignore_patterns(".trtpipe.json"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["libnvinfer.so", ".hidden", ".trtpipe.json"])
+def test_a_file_that_was_added_is_refused(package, machine, tmp_path, device, name):
+    copy = copied(package, tmp_path)
+    load(copy, device).close()
+    machine.plans.clear()
+    (copy / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=re.escape(name)):
+        load(copy, device)
+    assert machine.plans == []
+
+
+@pytest.mark.parametrize("change", ["a member more", "an owner", "bytes at the end"])
+def test_an_archive_that_was_changed_is_refused(package, tmp_path, change):
+    with tarfile.open(tmp_path / "p.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in in_order(path.name for path in package.iterdir() if path.name != ".trtpipe.json"):
+            header = member(name, (package / name).stat().st_size)
+            header.uname = "root" if change == "an owner" and name == "sm89.plan" else ""
+            archive.addfile(header, BytesIO((package / name).read_bytes()))
+        if change == "a member more":
+            archive.addfile(member("zz", 1), BytesIO(b"x"))
+    if change == "bytes at the end":
+        with (tmp_path / "p.tar").open("ab") as file:
+            file.write(b"x")
+    with pytest.raises(InputError, match=r"p\.tar"):
+        load(tmp_path / "p.tar", "cpu")
+
+
+def test_a_hand_over_that_was_finished_is_to_become_a_package(package, tmp_path):
+    copy = copied(package, tmp_path)
+    for name in ("handover.json", "finished.json"):
+        (copy / name).write_text("{}")
+    with pytest.raises(InputError, match="hand-over") as caught:
+        load(copy, "cpu")
+    assert "package make" in caught.value.remedy
 
 
 #: What a machine with a GPU need not have.

@@ -1,19 +1,23 @@
-"""Outputs before they are compared: rows in an order of their own, and positions that do not count."""
+"""Outputs before they are compared: rows in an order of their own, and positions that do not count.
+
+It is a part of ``finish.py``, too (``trtpipe.delivery.finish``), and so is written for Python 3.8 and numpy alone.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from trtpipe.artifact import Feed
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
+    Array: TypeAlias = "np.ndarray[Any, Any]"
 
 #: Rows that are matched at most: the memory and the time are of their square.
 MOST_ROWS = 4096
@@ -48,7 +52,7 @@ def aligned(found: Feed, wanted: Feed, names: Sequence[str]) -> Feed:
             order = _order(*(_features(arrays, wanted, list(moved), sample) for arrays in (found, wanted)))
             for name, value in moved.items():
                 value[sample] = found[name][sample][order]
-        result |= moved
+        result.update(moved)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The arguments that public functions share: their types, their meanings and their defaults, each said once.
+"""The arguments that public functions share, or have many of: their types, meanings and defaults, each said once.
 
 Paths are ``str | os.PathLike``. A model is a file, a factory, a ``torch.nn.Module`` or an ``onnx.ModelProto``; data is
 a file, a folder, a function's name or an iterable of feeds. Profiles and recipes are records or TOML files; the
@@ -21,10 +21,13 @@ from trtpipe.errors import InputError
 from trtpipe.progress import Progress
 
 if TYPE_CHECKING:
+    from trtpipe.config.description import ModelDescription
     from trtpipe.config.formats import Precision
     from trtpipe.config.job import Job
-    from trtpipe.config.profile import DeploymentProfile
+    from trtpipe.config.profile import BuildSettings, DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe
+    from trtpipe.config.triton import TritonSettings
+    from trtpipe.delivery.signing import SigningKey
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +42,9 @@ PrecisionLike: TypeAlias = "Precision | str"
 RecipeLike: TypeAlias = "CalibrationRecipe | PathLike"
 #: ``"auto"``; input -> shape, or input -> ``{"min": shape, "opt": shape, "max": shape}``; or several such mappings.
 ShapesLike: TypeAlias = "Literal['auto'] | Mapping[str, object] | Sequence[Mapping[str, object]]"
+DescriptionLike: TypeAlias = "ModelDescription | PathLike"
+TritonLike: TypeAlias = "TritonSettings | bool | PathLike"
+OptionsLike: TypeAlias = "BuildSettings | PathLike"
 
 
 class CommonArguments(TypedDict, total=False):
@@ -69,6 +75,24 @@ class BuildArguments(ModelArguments, total=False):
     eval_data: DataLike | None
 
 
+class PackageArguments(TypedDict, total=False):
+    """What goes with a build to the machine that runs it."""
+
+    description: DescriptionLike | None
+    samples: DataLike | None
+    licenses: Sequence[PathLike]
+    model_card: PathLike | None
+    allow_failed: bool
+    python: bool
+    triton: TritonLike
+    handover: str
+    handover_options: OptionsLike | None
+    sign: SigningKey | PathLike | None
+    encrypt_to: Sequence[str]
+    settings: Settings | None
+    progress: Progress | None
+
+
 #: What each of them means, in the order of the help.
 MEANINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -86,6 +110,23 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "the recipe's.",
         "profile": "everything else about what to build: a ``DeploymentProfile`` or a TOML file.",
         "recipe": "everything else about data and calibration: a ``CalibrationRecipe`` or a TOML file.",
+        "description": "what only the author knows: name, version, meanings and units; a ``ModelDescription`` or a "
+        "TOML file.",
+        "samples": "reference inputs for the self-test: a path, ``file.py:function``, or feeds (input name -> array "
+        "with the batch axis). By default those that PyTorch ran on, else seeded random ones.",
+        "licenses": "files with the model's licenses.",
+        "model_card": "a file that describes the model, its data and its limits.",
+        "allow_failed": "take a build that failed a gate; the package records that.",
+        "python": "add ``predict.py`` to the package, an example that runs it.",
+        "triton": "write a model repository of Triton Inference Server instead: true, ``TritonSettings``, or a TOML "
+        "file. Models of others that are in ``out`` stay.",
+        "handover": "write a folder for a machine with this GPU (``orin``, ``sm87``) instead, whose ``finish.py`` "
+        "builds the engine there; with ``triton`` both, as ``out/handover`` and ``out/repository``.",
+        "handover_options": "of the builder there, ``BuildSettings`` or a TOML file with its keys; by default those of "
+        "the build.",
+        "sign": "the key that signs the package: a ``SigningKey``, the path of a PEM file, or a ``pkcs11:`` URI.",
+        "encrypt_to": "recipients (``age1...``, ``ssh-ed25519 ...``, or files of them) who alone can read engines, "
+        "graph and reference inputs.",
         "settings": "cache folder and limits (default: from the environment).",
         "simplify": "whether onnxsim may rewrite the graph.",
         "allow_random": "whether calibration may use seeded random data where none is given.",
@@ -93,11 +134,16 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 #: Those that are not ``None`` if left out.
-DEFAULTS: Mapping[str, object] = MappingProxyType({"simplify": True, "allow_random": False})
+DEFAULTS: Mapping[str, object] = MappingProxyType(
+    {
+        "simplify": True, "allow_random": False,
+        "licenses": (), "allow_failed": False, "python": False, "triton": False, "handover": "", "encrypt_to": (),
+    }
+)  # fmt: skip
 
 
 #: Arguments that are either True or False.
-_SWITCHES = ("simplify", "allow_random", "half", "recalibrate", "engines")
+_SWITCHES = ("simplify", "allow_random", "half", "recalibrate", "engines", "allow_failed", "python")
 
 
 def check_arguments(named: Mapping[str, object]) -> None:

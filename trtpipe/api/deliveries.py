@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from trtpipe.config.paths import path_of
 from trtpipe.config.profile import BuildSettings
@@ -13,9 +13,9 @@ from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.triton import TritonSettings
 from trtpipe.delivery.assembly import opened
-from trtpipe.delivery.handover import FINISHED, hand_over, is_handover, profiles_of, taken_back
+from trtpipe.delivery.handover import hand_over, is_handover, profiles_of, taken_back
 from trtpipe.delivery.reader import TAR, Package
-from trtpipe.delivery.record import MODEL
+from trtpipe.delivery.record import FINISHED, MODEL
 from trtpipe.delivery.statements import Statements, without_statements
 from trtpipe.delivery.triton import repository
 from trtpipe.delivery.triton_config import CONFIG
@@ -26,19 +26,17 @@ from trtpipe.pipeline.publish import BUNDLE, publish_tree
 from trtpipe.regression.bundle import entries
 
 if TYPE_CHECKING:
+    from trtpipe.api.arguments import OptionsLike, TritonLike
     from trtpipe.delivery.assembly import Assembly
     from trtpipe.delivery.record import Model
     from trtpipe.regression.bundle import Build
-
-TritonLike: TypeAlias = "TritonSettings | bool | str | os.PathLike[str]"
-OptionsLike: TypeAlias = "BuildSettings | str | os.PathLike[str]"
 
 #: Folders of a hand-over with a model repository.
 HANDOVER, REPOSITORY = "handover", "repository"
 
 
 @dataclass(frozen=True)
-class Delivery:
+class Conversion:
     """What a package becomes.
 
     Attributes:
@@ -52,7 +50,7 @@ class Delivery:
     options: BuildSettings | None
 
     @classmethod
-    def asked(cls, triton: TritonLike, handover: str, options: OptionsLike | None) -> Delivery | None:
+    def asked(cls, triton: TritonLike, handover: str, options: OptionsLike | None) -> Conversion | None:
         """As the arguments of ``make_package`` say; ``None``: the package itself is wanted.
 
         Raises:
@@ -158,6 +156,8 @@ def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -
         raise InputError(
             f"{path}: encrypted, and what is made of it would not be", "package the build without --encrypt-to for that"
         )
+    if not is_handover(package.names):
+        package.check_complete()
     copies = work / "package"
     copies.mkdir()
     statements = Statements.of_package(package)

@@ -18,8 +18,7 @@ from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.paths import path_of
-from trtpipe.delivery.handover import FINISHED
-from trtpipe.delivery.record import MODEL
+from trtpipe.delivery.record import FINISHED, MODEL
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord, ProgramRecord
 from trtpipe.errors import InputError

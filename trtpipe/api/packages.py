@@ -10,10 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from trtpipe.api.arguments import check_arguments
-from trtpipe.api.deliveries import Delivery, from_package, is_package, options_of
+from trtpipe.api.arguments import PackageArguments, takes
+from trtpipe.api.deliveries import Conversion, from_package, is_package, options_of
 from trtpipe.api.results import reported
-from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
 from trtpipe.config.profile import BuildSettings
@@ -21,29 +20,28 @@ from trtpipe.config.settings import Settings
 from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
 from trtpipe.delivery.encryption import encrypted, parse_recipients
-from trtpipe.delivery.reader import TAR, Package
+from trtpipe.delivery.reader import TAR
 from trtpipe.delivery.record import MODEL, UNLISTED, Model
 from trtpipe.delivery.signing import SigningKey
 from trtpipe.delivery.statements import Statements
 from trtpipe.errors import InputError
 from trtpipe.pipeline.ownership import RECORD
-from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file, publish_files
+from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_files, publish_own
 from trtpipe.regression.bundle import MANIFEST, read_build
 from trtpipe.report.provenance import Provenance
+from trtpipe.runtime.example import write_example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.api.arguments import DataLike
-    from trtpipe.api.deliveries import OptionsLike, TritonLike
+    from typing_extensions import Unpack
+
+    from trtpipe.api.arguments import DataLike, DescriptionLike
     from trtpipe.artifact import Feed
     from trtpipe.config.paths import PathLike
     from trtpipe.delivery.policy import TrustPolicy
-    from trtpipe.progress import Progress
     from trtpipe.regression.bundle import Build
     from trtpipe.runtime import SelfTest
-
-DescriptionLike = ModelDescription | str | os.PathLike[str]
 
 
 def _of_model(path: Path) -> list[str]:
@@ -70,47 +68,76 @@ class PackageResult:
     notes: tuple[str, ...] = ()
 
 
-def make_package(
-    build: PathLike,
-    out: PathLike,
-    *,
-    description: DescriptionLike | None = None,
-    samples: DataLike | None = None,
-    licenses: Sequence[PathLike] = (),
-    model_card: PathLike | None = None,
-    allow_failed: bool = False,
-    triton: TritonLike = False,
-    handover: str = "",
-    handover_options: OptionsLike | None = None,
-    sign: SigningKey | PathLike | None = None,
-    encrypt_to: Sequence[str] = (),
-    settings: Settings | None = None,
-    progress: Progress | None = None,
-) -> PackageResult:
+@dataclass(frozen=True)
+class Delivery:
+    """What is asked of ``make_package``, checked as far as that goes without the build.
+
+    Attributes:
+        description, samples, allow_failed, python: as the arguments of those names.
+        licenses, card: the model's papers.
+        conversion: what is made in place of a package; ``None``: the package itself.
+        key: signs it; ``None``: it is not signed.
+        recipients: who alone can read it; none: it is not encrypted.
+        settings: limits of child processes.
+        given: names of the arguments that say something of the model.
+    """
+
+    description: ModelDescription
+    samples: DataLike | None
+    licenses: tuple[Path, ...]
+    card: Path | None
+    allow_failed: bool
+    python: bool
+    conversion: Conversion | None
+    key: SigningKey | None
+    recipients: tuple[str, ...]
+    settings: Settings
+    given: tuple[str, ...]
+
+    @classmethod
+    def asked(cls, words: PackageArguments) -> Delivery:
+        """As the arguments of ``make_package`` say.
+
+        Raises:
+            InputError: one of them is wrong, or two contradict each other.
+            RecipeError: a file of settings has a mistake.
+        """
+        conversion = Conversion.asked(
+            words.get("triton", False), words.get("handover", ""), words.get("handover_options")
+        )
+        recipients, key = _recipients(words.get("encrypt_to", ())), _signing_key(words.get("sign"))
+        python = words.get("python", False)
+        if conversion is not None and (recipients or key is not None):
+            raise InputError(
+                "sign, encrypt_to: neither goes with triton or handover, whose files others read and write",
+                "sign and encrypt a package; make the repository or the hand-over from that build by itself",
+            )
+        if conversion is not None and python:
+            raise InputError("python: goes with neither triton nor handover", "leave one of them out")
+        of_model = ("description", "samples", "licenses", "model_card")
+        return cls(
+            _described(words.get("description")),
+            words.get("samples"),
+            paths_of(words.get("licenses", ()), "licenses"),
+            path_or_none(words.get("model_card"), "model_card"),
+            words.get("allow_failed", False),
+            python,
+            conversion,
+            key,
+            recipients,
+            words.get("settings") or Settings.from_environment(),
+            tuple(name for name in of_model if words.get(name)),
+        )
+
+
+@takes(PackageArguments)
+def make_package(build: PathLike, out: PathLike, **delivery: Unpack[PackageArguments]) -> PackageResult:
     """Put all that a machine needs to run a build into one folder, or one ``.tar``.
 
     Args:
         build: the folder that ``build`` wrote. For ``triton`` and ``handover`` a package will do, too; and a hand-over
             that was finished becomes a package of its engine.
         out: a folder, or a file that ends in ``.tar``; written whole or not at all.
-        description: what only the author knows: name, version, meanings and units; a ``ModelDescription`` or a TOML
-            file.
-        samples: reference inputs for the self-test: a path, ``file.py:function``, or feeds (input name -> array with
-            the batch axis). By default those that PyTorch ran on, else seeded random ones.
-        licenses: files with the model's licenses.
-        model_card: a file that describes the model, its data and its limits.
-        allow_failed: take a build that failed a gate; the package records that.
-        triton: write a model repository of Triton Inference Server instead: true, ``TritonSettings``, or a TOML file.
-            Models of others that are in ``out`` stay.
-        handover: write a folder for a machine with this GPU (``orin``, ``sm87``) instead, whose ``finish.py`` builds
-            the engine there; with ``triton`` both, as ``out/handover`` and ``out/repository``.
-        handover_options: of the builder there, ``BuildSettings`` or a TOML file with its keys; by default those of the
-            build.
-        sign: the key that signs the package: a ``SigningKey``, the path of a PEM file, or a ``pkcs11:`` URI.
-        encrypt_to: recipients (``age1...``, ``ssh-ed25519 ...``, or files of them) who alone can read engines, graph
-            and reference inputs.
-        settings: limits of child processes (default: from the environment).
-        progress: listens.
 
     Raises:
         InputError: there is no build, it was rejected, an argument does not fit it, or the key cannot be used; nothing
@@ -123,67 +150,47 @@ def make_package(
         >>> trtpipe.make_package("out", "model.tar").model.precision
         'int8'
     """
-    check_arguments({"settings": settings, "progress": progress})
     source, target = path_of(build, "build"), path_of(out, "out")
-    delivery = Delivery.asked(triton, handover, handover_options)
+    asked = Delivery.asked(delivery)
     check_writable(folder_of(target, (TAR,)))
     if os.path.lexists(target / BUNDLE.name):
         raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
-    if delivery is None:
-        _check_replaceable(target)
-    recipients, key = _recipients(encrypt_to), _signing_key(sign)
-    if delivery is not None and (recipients or key is not None):
-        raise InputError(
-            "sign, encrypt_to: neither goes with triton or handover, whose files others read and write",
-            "sign and encrypt a package; make the repository or the hand-over from that build by itself",
-        )
     with (
-        nullcontext() if key is None else signing.opened(key) as signer,
-        reported("package", progress),
+        nullcontext() if asked.key is None else signing.opened(asked.key) as signer,
+        reported("package", delivery.get("progress")),
         TemporaryDirectory(prefix="trtpipe-") as temporary,
     ):
-        work, options = Path(temporary), BuildSettings()
-        if is_package(source):
-            given = {"description": description, "samples": samples, "licenses": licenses, "model_card": model_card}
-            _refuse_for_package(source, [name for name, value in given.items() if value])
-            assembly, statements = from_package(source, work, allow_failed=allow_failed, deliver=delivery is not None)
-        else:
-            words, found = _described(description), read_build(source)
-            options, statements = options_of(found), _stated(found)
-            elsewhere = delivery.target if delivery is not None else ""
-            assembly = assemble(found, words, allow_failed=allow_failed, handed_over=elsewhere)
-            assembly = with_papers(assembly, paths_of(licenses, "licenses"), path_or_none(model_card, "model_card"))
-            assembly = _tested(assembly, found, samples, work, settings or Settings.from_environment())
-        if delivery is not None:
-            return PackageResult(target, *delivery.publish(assembly, statements, options, target, work))
-        if recipients:
-            assembly = encrypted(assembly, recipients, work)
+        work = Path(temporary)
+        assembly, statements, options = _assembled(source, asked, work)
+        if asked.conversion is not None:
+            return PackageResult(target, *asked.conversion.publish(assembly, statements, options, target, work))
+        if asked.python:
+            assembly = assembly.with_file(write_example(work))
+        if asked.recipients:
+            assembly = encrypted(assembly, asked.recipients, work)
         sealed = statements.added(assembly, signer, work).sealed(work)
         _publish(sealed if signer is None else signing.signed(sealed, signer, work), target, work)
     return PackageResult(target, sealed.model)
 
 
+def _assembled(source: Path, asked: Delivery, work: Path) -> tuple[Assembly, Statements, BuildSettings]:
+    """A package that is not sealed yet, what is stated of its making, and the settings that its engines were built
+    with.
+    """
+    if is_package(source):
+        for name in asked.given:
+            raise InputError(f"{name}: {source} is a package, and says this itself", "give it when making the package")
+        deliver = asked.conversion is not None
+        return (*from_package(source, work, allow_failed=asked.allow_failed, deliver=deliver), BuildSettings())
+    found = read_build(source)
+    elsewhere = asked.conversion.target if asked.conversion is not None else ""
+    assembly = assemble(found, asked.description, allow_failed=asked.allow_failed, handed_over=elsewhere)
+    assembly = with_papers(assembly, asked.licenses, asked.card)
+    return _tested(assembly, found, asked, work), _stated(found), options_of(found)
+
+
 def _stated(build: Build) -> Statements:
     return Statements.of_build(build, Provenance.beside(build.folder / MANIFEST))
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raise InputError where an archive is named that is there, and is no package, or one that was changed."""
-    if not is_file_name(out, (TAR,)) or not os.path.lexists(out):
-        return
-    try:
-        Package.opened(out).verify()
-    except InputError as error:
-        raise InputError(
-            f"{out}: is there already, and is no package as trtpipe wrote it",
-            "move it, or choose another place with -o",
-        ) from error
-
-
-def _refuse_for_package(source: Path, given: Sequence[str]) -> None:
-    """Raise InputError where arguments are given for what a package says itself."""
-    for name in given:
-        raise InputError(f"{name}: {source} is a package, and says this itself", "give it when making the package")
 
 
 def selftest_package(
@@ -235,12 +242,13 @@ def _described(given: DescriptionLike | None) -> ModelDescription:
     )
 
 
-def _tested(assembly: Assembly, build: Build, samples: DataLike | None, work: Path, settings: Settings) -> Assembly:
+def _tested(assembly: Assembly, build: Build, asked: Delivery, work: Path) -> Assembly:
     """With reference inputs and outputs, where the lowered graph runs on a CPU."""
     from trtpipe.delivery.samples import REFERENCE, known_feeds, write_reference
 
+    samples = asked.samples
     feeds, real = known_feeds(build) if samples is None else (_sampled(build, assembly.model, samples), True)
-    reference = write_reference(build, feeds, real=real, folder=work, settings=settings)
+    reference = write_reference(build, feeds, real=real, folder=work, settings=asked.settings)
     if reference is None:
         return with_note(assembly, "no reference inputs: the graph has plug-ins, which only TensorRT runs")
     return with_reference(assembly, reference, work / REFERENCE)
@@ -272,4 +280,4 @@ def _publish(sealed: Assembly, out: Path, work: Path) -> None:
         return
     archive = work / f"package{TAR}"
     sealed.write_tar(archive)
-    publish_file(Artifact("package", work, (FileEntry.of(archive),)), out, (TAR,))
+    publish_own(archive, out)

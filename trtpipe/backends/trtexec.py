@@ -27,16 +27,18 @@ _LEVELS: Mapping[str, str] = {"ampere+": "ampere+", "same-compute-capability": "
 
 
 def command_line(model: str, plan: str, profiles: Sequence[OptimizationProfile], options: BuildSettings) -> str:
-    """trtexec's command for a build; it knows one optimization profile, so of several it is the first.
+    """trtexec's command for a build, with all optimization profiles.
 
     >>> from trtpipe.config.profile import BuildSettings
     >>> command_line("m.onnx", "m.plan", (), BuildSettings())
     'trtexec --onnx=m.onnx --saveEngine=m.plan --stronglyTyped'
     """
     words = ["trtexec", f"--onnx={model}", f"--saveEngine={plan}", "--stronglyTyped"]
-    for side in ("min", "opt", "max") if profiles else ():
-        given = ",".join(f"{name}:{'x'.join(map(str, getattr(each, side)))}" for name, each in profiles[0].items())
-        words.append(f"--{side}Shapes={given}")
+    for index, profile in enumerate(profiles):
+        words += [f"--profile={index}"] if len(profiles) > 1 else []  # of what follows it
+        for side in ("min", "opt", "max"):
+            given = ",".join(f"{name}:{'x'.join(map(str, getattr(each, side)))}" for name, each in profile.items())
+            words.append(f"--{side}Shapes={given}")
     return shlex.join([*words, *_settings(options)])
 
 

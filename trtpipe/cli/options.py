@@ -74,6 +74,15 @@ profile_option = partial(_key_option, attrgetter("profile_overrides"))
 recipe_option = partial(_key_option, attrgetter("recipe_overrides"))
 
 
+def package_option(name: str, attribute: str, help: str, *, topic: str, **attributes: Any) -> Decorator:
+    """An option of ``package make``: its value becomes an attribute of ``Session.package``."""
+
+    def store(session: Session, value: Any) -> None:
+        setattr(session.package, attribute, value)
+
+    return session_option(name, store=store, topic=topic, help=help, **attributes)
+
+
 def parsed(option: str, parse: Callable[[Any], T], value: Any) -> T:
     """What ``option`` was given, read by ``parse``.
 

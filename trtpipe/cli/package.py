@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.options import PATH, command, common_options
+from trtpipe.cli.options import PATH, command, common_options, package_option, stacked
 from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
-from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe import SelfTest, SigningKey, VerifiedPackage
+    from trtpipe import SelfTest, VerifiedPackage
     from trtpipe.cli.session import Session
     from trtpipe.delivery.attestation import AttestedProvenance
 
@@ -32,48 +30,41 @@ def package(context: click.Context) -> None:
         emit(context.get_help())
 
 
-@command(
-    click.argument("build", type=PATH),
-    options.out_option,
-    click.option("--describe", type=PATH, metavar="D.toml", help="Name, version, meanings and units of the model."),
-    click.option("--samples", metavar="DATA", help="Reference inputs for the self-test: a folder, file or function."),
-    click.option("--license", "licenses", type=PATH, multiple=True, metavar="FILE", help="A license of the model."),
-    click.option("--model-card", type=PATH, metavar="FILE", help="A description of the model, its data and limits."),
-    click.option("--allow-failed", is_flag=True, help="Package a build that failed a gate; the package records that."),
-    click.option("--triton", is_flag=True, help="Write a model repository of Triton Inference Server instead."),
-    click.option("--triton-settings", type=PATH, metavar="T.toml", help="Name, batches, instances; implies --triton."),
-    click.option("--triton-backend", type=click.Choice(["tensorrt", "onnxruntime"]), help="What Triton serves with."),
-    click.option("--handover", default="", metavar="TARGET", help="Write a folder to build in on a TARGET."),
-    click.option("--handover-options", type=PATH, metavar="B.toml", help="Keys of [build] for the builder there."),
-    click.option("--sign", metavar="KEY", help="Sign with an EC private key: a PEM file, or pkcs11:... of a token."),
-    click.option("--sign-cert", type=PATH, metavar="PEM", help="Certificate of that key, and those up to its CA."),
-    click.option("--sign-password-env", metavar="NAME", help="Environment variable with the key's password or PIN."),
-    click.option(
-        "--encrypt-to",
-        multiple=True,
-        metavar="RECIPIENT",
-        help="Encrypt engines, graph and reference inputs to a public key of age (age1...) or SSH, or a file of them.",
-    ),
-    group=package,
+# An argument a line would make a page of every three options.
+# fmt: off
+_contents, _form, _trust = (partial(package_option, topic=topic) for topic in ("Contents", "Form", "Trust"))
+package_options = stacked(
+    _contents("--describe", "description", "Name, version, meanings and units of the model.",
+              type=PATH, metavar="D.toml"),
+    _contents("--samples", "samples", "Reference inputs for the self-test: a folder, file or function.",
+              metavar="DATA"),
+    _contents("--license", "licenses", "A license of the model.", type=PATH, multiple=True, metavar="FILE"),
+    _contents("--model-card", "model_card", "A description of the model, its data and limits.",
+              type=PATH, metavar="FILE"),
+    _contents("--allow-failed", "allow_failed", "Package a build that failed a gate; the package records that.",
+              is_flag=True),
+    _form("--python", "python", "Add predict.py to the package, an example that runs it.", is_flag=True),
+    _form("--triton", "triton", "Write a model repository of Triton Inference Server instead.", is_flag=True),
+    _form("--triton-settings", "triton_settings", "Name, batches, instances; implies --triton.",
+          type=PATH, metavar="T.toml"),
+    _form("--triton-backend", "triton_backend", "What Triton serves with; implies --triton.",
+          type=click.Choice(["tensorrt", "onnxruntime"])),
+    _form("--handover", "handover", "Write a folder to build in on a TARGET.", metavar="TARGET"),
+    _form("--handover-options", "handover_options", "Keys of [build] for the builder there.",
+          type=PATH, metavar="B.toml"),
+    _trust("--sign", "key", "Sign with an EC private key: a PEM file, or pkcs11:... of a token.", metavar="KEY"),
+    _trust("--sign-cert", "certificate", "Certificate of that key, and those up to its CA.", type=PATH, metavar="PEM"),
+    _trust("--sign-password-env", "password_variable", "Environment variable with the key's password or PIN.",
+           metavar="NAME"),
+    _trust("--encrypt-to", "recipients",
+           "Encrypt engines, graph and reference inputs to a public key of age (age1...) or SSH, or a file of them.",
+           multiple=True, metavar="RECIPIENT"),
 )
-def make(
-    session: Session,
-    build: Path,
-    describe: Path | None,
-    samples: str | None,
-    licenses: tuple[Path, ...],
-    model_card: Path | None,
-    allow_failed: bool,
-    triton: bool,
-    triton_settings: Path | None,
-    triton_backend: str | None,
-    handover: str,
-    handover_options: Path | None,
-    sign: str | None,
-    sign_cert: Path | None,
-    sign_password_env: str | None,
-    encrypt_to: tuple[str, ...],
-) -> int:
+# fmt: on
+
+
+@command(click.argument("build", type=PATH), options.out_option, package_options, group=package)
+def make(session: Session, build: Path) -> int:
     """Put all that a machine needs to run a build into one folder, or one .tar.
 
     BUILD is a folder that trtpipe build wrote; with --triton and --handover a package will do. OUT is a folder, or a
@@ -81,28 +72,8 @@ def make(
     """
     import trtpipe
 
-    served = trtpipe.TritonSettings() if triton_settings is None else trtpipe.TritonSettings.load(triton_settings)
-    if triton_backend is not None:
-        served = served.model_copy(update={"backend": triton_backend})
-    to_triton = triton or triton_settings is not None or triton_backend is not None
-
     with session.listening() as progress:
-        made = trtpipe.make_package(
-            build,
-            session.out or Path(),
-            description=describe,
-            samples=samples,
-            licenses=licenses,
-            model_card=model_card,
-            allow_failed=allow_failed,
-            triton=served if to_triton else False,
-            handover=handover,
-            handover_options=handover_options,
-            sign=_signing_key(sign, sign_cert, sign_password_env),
-            encrypt_to=encrypt_to,
-            settings=session.settings,
-            progress=progress,
-        )
+        made = trtpipe.make_package(build, session.output, **session.package_request(progress))
     session.out = None
     model = made.model
     if session.json:
@@ -111,7 +82,7 @@ def make(
     emit(line(f"packaged {model.name} | {model.precision} | {plans} | {model.verdict.headline}"))
     for note in made.notes:
         emit(line(note))
-    following = () if to_triton or handover else ("package", "selftest", str(made.out), "--device", "cpu")
+    following = ("package", "selftest", str(made.out), "--device", "cpu") if session.package.is_package else ()
     print_paths([made.out], following)
     return 0
 
@@ -184,22 +155,6 @@ def verify(
         emit(line(f"built from: {_origin(found.provenance)}"))
     emit(line(f"signed by: {_signer(found)}"))
     return 0
-
-
-def _signing_key(key: str | None, certificate: Path | None, variable: str | None) -> SigningKey | None:
-    import trtpipe
-    from trtpipe.config.settings import secret
-
-    if key is None:
-        if certificate is not None or variable is not None:
-            raise InputError("--sign-cert and --sign-password-env go with --sign", "name the key with --sign KEY")
-        return None
-    password = None
-    if variable is not None:
-        password = partial(secret, variable)
-    elif sys.stdin.isatty():
-        password = partial(click.prompt, "Password of the key, or PIN of the token", hide_input=True, err=True)
-    return trtpipe.SigningKey(key, certificate=certificate, password=password)
 
 
 def _verified(found: VerifiedPackage) -> dict[str, Any]:

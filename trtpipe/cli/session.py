@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trtpipe.cli.listeners import Lines, LogFile, Several
+from trtpipe.cli.packaging import PackageWords
 from trtpipe.cli.text import complain
 from trtpipe.errors import InputError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from trtpipe.api.arguments import CommonArguments, ModelArguments
+    from trtpipe.api.arguments import CommonArguments, ModelArguments, PackageArguments
     from trtpipe.artifact import Record
     from trtpipe.config.profile import DeploymentProfile
     from trtpipe.config.recipe import CalibrationRecipe
@@ -56,6 +57,7 @@ class Session:
         out: where the result goes; ``None`` if nowhere (or no longer in danger).
         shapes: shape option -> what it was given, each time it was used.
         auto_shapes: whether the data tells the shapes that are not given; those of the profile's file do not count.
+        package: what ``package make`` was told.
     """
 
     debug: bool = False
@@ -73,6 +75,7 @@ class Session:
     recipe_overrides: list[Override] = field(default_factory=list)
     shapes: dict[str, list[dict[str, tuple[int, ...]]]] = field(default_factory=dict)
     auto_shapes: bool = False
+    package: PackageWords = field(default_factory=PackageWords)
 
     @property
     def output(self) -> Path:
@@ -135,6 +138,10 @@ class Session:
             "profile": self.profile, "recipe": self.recipe, "settings": self.settings, "progress": progress,
             "simplify": self.simplify, "allow_random": self.allow_random,
         }  # fmt: skip
+
+    def package_request(self, progress: Progress) -> PackageArguments:
+        """What ``make_package`` takes besides the build and the output."""
+        return {**self.package.arguments(), "settings": self.settings, "progress": progress}
 
 
 def profile_of(file: Path | None, overrides: Sequence[Override]) -> DeploymentProfile:

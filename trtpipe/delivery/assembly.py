@@ -281,6 +281,12 @@ def _preprocessing(build: Build, description: ModelDescription) -> Iterator[Prep
 
 def _require_image(spec: TensorSpec, transform: ImageTransform) -> None:
     """Raise InputError unless what images are described to become is a batch that the input takes."""
+    if spec.dtype == RAW and (any(transform.mean) or any(value != 1 for value in transform.std)):
+        raise InputError(
+            f"description: inputs.{spec.name}.image: mean and std cannot be applied to {spec}, which takes the pixels "
+            "as they are",
+            "remove mean and std: what normalizes these pixels is in the graph",
+        )
     if spec.shape is None:
         return
     made, axes = transform.shape, spec.shape[1:]

@@ -21,7 +21,8 @@ from trtpipe.config.profile import BuildSettings, ShapeRange
 from trtpipe.config.target import DLA
 from trtpipe.delivery.assembly import Assembly, plan_of
 from trtpipe.delivery.finish import source
-from trtpipe.delivery.record import StatedVerdict
+from trtpipe.delivery.record import FINISHED, StatedVerdict
+from trtpipe.delivery.record import HANDOVER as JOB
 from trtpipe.delivery.schema import load_object, read_record
 from trtpipe.digest import sha256_bytes, sha256_json
 from trtpipe.engine.record import EngineRecord
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Model, Range
 
-JOB, SCRIPT, COMMAND, FINISHED = "handover.json", "finish.py", "trtexec.sh", "finished.json"
+SCRIPT, COMMAND = "finish.py", "trtexec.sh"
 PARITY, LATENCY = "parity.json", "latency.json"
 #: Of ``handover.json``, and of ``finished.json``.
 SCHEMA, FINISHED_SCHEMA = 1, 2
@@ -132,9 +133,8 @@ def hand_over(
     }
     (folder / JOB).write_text(json.dumps(job, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / SCRIPT).write_text(source(), encoding="utf-8")
-    said = "\n# trtexec builds one optimization profile; finish.py builds all of them." if len(ranges) > 1 else ""
     (folder / COMMAND).write_text(
-        f"#!/bin/sh\n# The engine that finish.py builds, by trtexec.{said}\n"
+        f"#!/bin/sh\n# The engine that finish.py builds, by trtexec.\n"
         f"{command_line(model.graph.file, plan, ranges, stated)}\n",
         encoding="utf-8",
     )

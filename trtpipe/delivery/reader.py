@@ -7,15 +7,17 @@ never seen. Links, devices and folders inside a package are refused, and nothing
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import stat
 import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from trtpipe.delivery.record import MODEL, UNLISTED, Model
-from trtpipe.digest import sha256_bytes
+from trtpipe.delivery.record import FINISHED, HANDOVER, MODEL, SIGNATURE, UNLISTED, WRITTEN, FileDigest, Model
+from trtpipe.digest import canonical_json, sha256_bytes
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ _CHUNK = 1 << 20
 #: The most that is read of the index: bytes.
 _MOST_INDEX = 8 << 20
 _OTHER_ARCHIVE = ("packed by another program, or changed", "copy the archive again; or unpack it, and give the folder")
+_HEX = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "copy the package again, or make it again with trtpipe package make"
 
 
@@ -132,17 +135,33 @@ class Package:
                     copy.write(chunk)
 
     def verify(self) -> None:
-        """Check every file; nothing may be there that ``model.json`` does not list, and an archive is byte for byte
-        what trtpipe wrote.
+        """Check the content of every file, and that there are no others.
 
         Raises:
             InputError: a file was changed, added or removed.
         """
-        if added := sorted(self.names - UNLISTED - {file.name for file in self.model.files}):
-            raise InputError(f"{self.path / added[0]}: not listed in {MODEL}: it was added later", _AGAIN)
         for file in self.model.files:
             for _ in self._checked(file.name):
                 pass
+        self.check_complete()
+
+    def check_complete(self) -> None:
+        """Check that nothing is there that ``model.json`` does not list, and that an archive is byte for byte what
+        trtpipe wrote but for the content of files, which is not read.
+
+        Raises:
+            InputError: a file was added.
+        """
+        if {HANDOVER, FINISHED} <= self.names:
+            raise InputError(
+                f"{self.path}: a hand-over that was finished, and no package yet",
+                "make a package of it with trtpipe package make",
+            )
+        if added := sorted(self.names - UNLISTED - {file.name for file in self.model.files}):
+            raise InputError(f"{self.path / added[0]}: not listed in {MODEL}: it was added later", _AGAIN)
+        if (written := self.unlisted(WRITTEN)) is not None:
+            index = FileDigest(MODEL, sha256_bytes(self.index), len(self.index))
+            _check_written(written, self.path / WRITTEN, [*self.model.files, index])
         if not self.path.is_dir():
             _check_archive(self.path, {name: place.size for name, place in self._files.items()})
 
@@ -206,6 +225,30 @@ def member(name: str, size: int) -> tarfile.TarInfo:
     header = tarfile.TarInfo(name)
     header.size = size
     return header
+
+
+def _check_written(data: bytes, path: Path, files: Iterable[FileDigest]) -> None:
+    """Raise InputError unless ``.trtpipe.json``, with which trtpipe knows its own files again, speaks of these files
+    and of a signature (which may be a later one) alone. Nobody signs it, so it may hold nothing else; the proof in it
+    tells its user's trtpipe who wrote it.
+    """
+    known = {file.name: {"name": file.name, "sha256": file.sha256, "size": file.size} for file in files}
+    whole = None
+    try:
+        document = json.loads(data)
+        proof, listed = document["proof"], {each["name"]: each for each in document["content"]["files"]}
+        later = listed.get(SIGNATURE, {"sha256": "0" * 64, "size": 0})
+        known[SIGNATURE] = {"name": SIGNATURE, "sha256": later["sha256"], "size": later["size"]}
+        if _HEX.fullmatch(proof) and _HEX.fullmatch(later["sha256"]) and type(later["size"]) is int:
+            content = {"files": [known[name] for name in sorted(listed)], "leaving": []}
+            digest = sha256_bytes(canonical_json(content).encode())
+            whole = (canonical_json({"content": content, "proof": proof, "sha256": digest}) + "\n").encode()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    if whole != data:
+        raise InputError(
+            f"{path}: not the list of the files that trtpipe wrote here", "remove it: it is no part of the package"
+        )
 
 
 def _check_archive(path: Path, sizes: Mapping[str, int]) -> None:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 MODEL, SCHEMA = "model.json", 1
 #: Files of a package that ``model.json`` does not list: itself, what signs it, and the note of which files of a folder
 #: trtpipe wrote.
-SIGNATURE = "model.sig"
-UNLISTED = frozenset({MODEL, SIGNATURE, ".trtpipe.json"})
+SIGNATURE, WRITTEN = "model.sig", ".trtpipe.json"
+UNLISTED = frozenset({MODEL, SIGNATURE, WRITTEN})
+#: What makes a package a hand-over, and what says that it was finished.
+HANDOVER, FINISHED = "handover.json", "finished.json"
 #: What ends a line, moves a cursor or turns the direction of writing: with it a name could pass for what trtpipe says.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 #: Fields that may be of several lines.

@@ -155,7 +155,11 @@ def _publish(files: Mapping[str, tuple[FileEntry, Path]], out: Path, index: Inde
             for name, (_, source) in changes.items():
                 copy_new(source, staging / name)
             before = folder.files
-            after = {name: known for name, known in before.items() if name not in gone}
+            after = {
+                name: known
+                for name, known in before.items()
+                if name not in gone and (name in wanted or not index.alone)
+            }
             after |= {name: {entry} for name, (entry, _) in changes.items()}
             either = {name: before.get(name, set()) | after.get(name, set()) for name in (*before, *after)}
             folder.record(either, staging, leaving=tuple(gone))
@@ -260,6 +264,19 @@ def publish_file(artifact: Artifact, out: Path, suffixes: Sequence[str], beside:
     contents |= {entry.name.replace(own, out.name, 1): artifact.folder / entry.name for entry in artifact.files}
     _put(out.parent, contents, named={out.name}, what=out)
     return out
+
+
+def publish_own(source: Path, out: Path) -> None:
+    """Copy a file to ``out``, and note that it is ours: unlike what ``publish_file`` writes where the user names it,
+    it only takes the place of a file that trtpipe wrote.
+
+    Raises:
+        InputError: another file lies there; nothing was written.
+        HostError: no space or no permission.
+    """
+    check_writable(out.parent)
+    if not _is_there(out, FileEntry.of(source, out.name)):
+        _put(out.parent, {out.name: source}, named=(), what=out)
 
 
 def write_files(texts: Mapping[Path, str], named: Collection[Path]) -> None:

@@ -9,8 +9,9 @@ what lowers graphs, both imported when they are used.
 
 from __future__ import annotations
 
+from trtpipe.runtime.classes import Classified
 from trtpipe.runtime.loading import load
 from trtpipe.runtime.model import LoadedModel
 from trtpipe.runtime.selftest import OutputCheck, SelfTest
 
-__all__ = ["LoadedModel", "OutputCheck", "SelfTest", "load"]
+__all__ = ["Classified", "LoadedModel", "OutputCheck", "SelfTest", "load"]

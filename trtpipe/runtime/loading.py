@@ -36,8 +36,9 @@ def load(
 ) -> LoadedModel:
     """Open a package: the plan that fits the GPU, or the lowered graph on the CPU.
 
-    Every file is checked against the package's digests before anything native reads a byte of it. ``load`` never
-    changes the device by itself: an application that is to run on a GPU fails where there is none.
+    Nothing may be in the package that ``model.json`` does not list, and every file is checked against the package's
+    digests before anything native reads a byte of it. ``load`` never changes the device by itself: an application that
+    is to run on a GPU fails where there is none.
 
     Args:
         package: a folder or a ``.tar`` that ``trtpipe package make`` wrote.
@@ -58,7 +59,9 @@ def load(
         >>> model(np.zeros((1, 1, 8, 8), np.float32))["logits"].shape
         (1, 10)
     """
-    found = _trusted(Package.opened(path_of(package, "package")), policy, identity)
+    found = Package.opened(path_of(package, "package"))
+    found.check_complete()
+    found = _trusted(found, policy, identity)
     libraries = paths_of(plugins, "plugins")
     if missing := [path for path in libraries if not path.is_file()]:
         raise InputError(f"plugins: {missing[0]}: no such file", "give an existing library")

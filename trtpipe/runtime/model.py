@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from trtpipe.errors import InputError
+from trtpipe.runtime.classes import Classified, best_classes
 from trtpipe.runtime.selftest import SelfTest, self_test
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     import numpy as np
@@ -88,6 +90,18 @@ class LoadedModel:
             >>> torch.from_dlpack(model.on_device(x)["logits"])  # doctest: +SKIP
         """
         return self._opened().run(self._feeder.feed(given), on_device=True)  # type: ignore[return-value]
+
+    def best_classes(self, outputs: Mapping[str, np.ndarray]) -> list[Classified]:
+        """The best class of every sample, from what a call gave, as ``model.json`` says that its output is read.
+
+        Raises:
+            InputError: the package does not say which output holds scores of classes.
+
+        Example:
+            >>> model.best_classes(model(["seven.png"]))  # doctest: +SKIP
+            [Classified(name='seven', score=0.97)]
+        """
+        return best_classes(self.model, outputs)
 
     def selftest(self) -> SelfTest:
         """Run the package's reference inputs, and compare with its reference outputs within its tolerances.

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from recording_cuda import RecordingCudart
+from fake_cuda import FakeCudart
 
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.trt import cudart
@@ -42,7 +42,7 @@ def test_every_call_is_declared_with_the_types_that_are_passed(version):
 
 def test_every_method_passes_as_many_arguments_as_declared():
     """The fake checks the count; here every method is called once."""
-    library = RecordingCudart()
+    library = FakeCudart()
     cuda = Cudart(library)
     with ExitStack() as stack:
         stream, first, second = cuda.stream(stack), cuda.event(stack), cuda.event(stack)
@@ -122,7 +122,7 @@ class TestFinding:
             asked.append(name)
             if name != str(library):
                 raise OSError(name)
-            return RecordingCudart()
+            return FakeCudart()
 
         monkeypatch.setattr(cudart.ctypes, "CDLL", only)
         monkeypatch.syspath_prepend(str(tmp_path))

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from working_cuda import TRT, OnDevice, WorkingCudart, WorkingEngine
+from fake_cuda import TRT, FakeCudart, OnDevice, WorkingEngine
 
 from trtpipe.backends import dlpack
 from trtpipe.backends.trt.cudart import Cudart
@@ -27,7 +27,7 @@ def double(feed):
 
 @pytest.fixture
 def cuda():
-    return WorkingCudart()
+    return FakeCudart()
 
 
 @pytest.fixture

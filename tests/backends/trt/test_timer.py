@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from recording_cuda import TRT, RecordingCudart, RecordingEngine
+from fake_cuda import TRT, FakeCudart, TimedEngine
 
 from trtpipe.backends.trt import runner
 from trtpipe.backends.trt.cudart import Cudart
@@ -23,7 +23,7 @@ CAPTURE = ["StreamBeginCapture", "execute", "StreamEndCapture", "GraphInstantiat
 
 @pytest.fixture
 def cuda():
-    return RecordingCudart()
+    return FakeCudart()
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def watch(cuda):
     """A timer, with what was enqueued before it was ready."""
 
     def make(**options):
-        engine = RecordingEngine(cuda)
+        engine = TimedEngine(cuda)
         manager = opened(TRT, engine, Cudart(cuda), FEED, 1, **({"cuda_graph": False, "transfers": True} | options))
         return manager, engine.context
 
@@ -81,9 +81,9 @@ def test_inputs_reach_the_gpu_and_shape_inputs_stay_on_the_host(cuda, watch):
         assert context.profile == 1
         assert context.shapes == {"x": (2, 4), "n": (1,)}
         assert set(context.addresses) == {"x", "n", "y"}
-        assert context.addresses["n"] in cuda._memory  # pinned host memory
+        assert context.addresses["n"] in cuda.pinned
         assert np.frombuffer(cuda._memory[context.addresses["n"]], np.int64).tolist() == [3]
-        assert context.addresses["x"] not in cuda._memory
+        assert context.addresses["x"] not in cuda.pinned
         pinned = [bytes(memory) for memory in cuda._memory.values()]
         assert FEED["x"].tobytes() in pinned
 
@@ -107,7 +107,7 @@ def test_tensorrt_rtx_waits_for_the_kernels_of_this_shape_before_they_are_captur
     rtx = SimpleNamespace(
         **vars(TRT), DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY="lazy", EAGER="eager")
     )
-    engine = RecordingEngine(cuda)
+    engine = TimedEngine(cuda)
     with opened(rtx, engine, Cudart(cuda), FEED, 1, cuda_graph=True, transfers=True):
         assert engine.config.dynamic_shapes_kernel_specialization_strategy == "eager"
     with opened(TRT, engine, Cudart(cuda), FEED, 1, cuda_graph=True, transfers=True):
@@ -184,7 +184,7 @@ class TestRunner:
     def runner(self, cuda, monkeypatch):
         monkeypatch.setattr(runner, "load", lambda: Cudart(cuda))
         polygraphys = type("Fake", (), {"infer": lambda self, feed: {"y": feed["x"][:, 0]}, "set_profile": print})()
-        return EngineRunner(TRT, RecordingEngine(cuda), polygraphys, "e.plan", "tensorrt")
+        return EngineRunner(TRT, TimedEngine(cuda), polygraphys, "e.plan", "tensorrt")
 
     def test_it_can_be_timed(self, runner):
         assert runner.gpu is runner

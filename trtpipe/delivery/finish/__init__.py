@@ -1,7 +1,8 @@
 """The sources of ``finish.py``, which builds a hand-over on a machine that has Python 3.8, numpy and TensorRT alone.
 
 They are modules here, so that they are checked and tested as all others, and are joined to one file where a hand-over
-is written. Their own imports are of the standard library and numpy.
+is written. Their own imports are of the standard library and numpy. How outputs are aligned is said once, in
+``trtpipe.accuracy.alignment``, which is a part as it stands.
 """
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-_PARTS = ("common", "judge", "engine", "build")
+_FOLDER = Path(__file__).parent
+_PARTS = (
+    _FOLDER / "common.py",
+    _FOLDER.parents[1] / "accuracy" / "alignment.py",
+    *(_FOLDER / f"{name}.py" for name in ("judge", "engine", "build")),
+)
 _START = 'if __name__ == "__main__":\n    sys.exit(main())'
 
 
@@ -17,21 +23,28 @@ def source() -> str:
     """``finish.py``: the docstring of the last part, the imports of all, and then their code."""
     imports: dict[str, set[str]] = {}
     bodies, title = [], ""
-    for name in _PARTS:
-        text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    for path in _PARTS:
+        text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
         heads = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         for node in heads:
             module = str(node.module) if isinstance(node, ast.ImportFrom) else ""
             if not module.startswith("trtpipe"):
                 imports.setdefault(module, set()).update(ast.unparse(ast.Import([each])) for each in node.names)
-        bodies.append("\n".join(text.splitlines()[heads[-1].end_lineno :]).strip())
+        # what is for type checkers alone follows the imports
+        last = max(node.end_lineno or 0 for node in [*heads, *filter(_is_for_type_checkers, tree.body)])
+        bodies.append("\n".join(text.splitlines()[last:]).strip())
         title = ast.get_docstring(tree, clean=False) or ""
     return "\n\n\n".join((f'#!/usr/bin/env python3\n"""{title}"""\n\n{_header(imports)}', *bodies, _START)) + "\n"
 
 
+def _is_for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
 def _header(imports: dict[str, set[str]]) -> str:
     """Import statements, by module ("" for whole modules) the statements that import one name each."""
+    imports.get("typing", set()).discard("import TYPE_CHECKING")
     lines = sorted(imports.pop("", ()))
     for module, names in sorted(imports.items(), key=lambda pair: pair[0] == "__future__"):
         listed = ", ".join(sorted(name.removeprefix("import ") for name in names))

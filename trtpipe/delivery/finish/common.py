@@ -9,6 +9,7 @@ import numpy as np
 
 #: input or output name -> array
 Feed = Dict[str, np.ndarray]
+Array = np.ndarray
 #: plain JSON values
 Record = Dict[str, Any]
 
@@ -20,6 +21,13 @@ class Failed(Exception):
         super().__init__(message)
         self.code = code
         self.remedy = remedy
+
+
+class InputError(Failed):
+    """Outputs that cannot be compared: what trtpipe's own modules among the parts raise."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(3, message, remedy)
 
 
 def say(text: str) -> None:

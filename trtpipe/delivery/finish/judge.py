@@ -6,7 +6,8 @@ Figures are those of ``trtpipe.accuracy.comparison`` and ``trtpipe.latency.measu
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
