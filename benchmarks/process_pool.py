@@ -15,8 +15,6 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: seconds one item may take; the slowest node test takes about ten
-_LIMIT = 120.0
 #: items a worker handles before a fresh one takes its place, so that what native libraries leak stays small
 _LIFETIME = 300
 
@@ -29,11 +27,13 @@ class Job(Generic[Item, Result]):
         items: handled each once, in no order that is promised.
         work: runs in a worker; what it returns is pickled.
         lost: the result of an item that ended its worker: ``crash`` or ``hang``, and the reason.
+        limit: seconds one item may take; the slowest node test takes about ten.
     """
 
     items: Sequence[Item]
     work: Callable[[Item], Result]
     lost: Callable[[Item, str, str], Result]
+    limit: float = 120.0
 
 
 @dataclass
@@ -91,8 +91,8 @@ def _ended(worker: _Worker, job: Job[Item, Result]) -> tuple[Result, bool] | Non
     except EOFError:
         worker.process.join(5)
         return job.lost(item, "crash", f"the worker ended with status {worker.process.exitcode}"), False
-    if time.monotonic() - worker.since > _LIMIT:
-        return job.lost(item, "hang", f"no answer in {_LIMIT:.0f} s"), False
+    if time.monotonic() - worker.since > job.limit:
+        return job.lost(item, "hang", f"no answer in {job.limit:.0f} s"), False
     return None
 
 

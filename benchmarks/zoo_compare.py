@@ -1,4 +1,4 @@
-"""A lowered graph against PyTorch: ``zoo_compare.py NAME LOWERED COUNT`` prints the worst output's cosine and decibels.
+"""Lowered graphs against PyTorch.
 
 Decibels are of what the inputs change: the outputs' deviation from their mean over samples, against the error. With one
 sample's worth of change left out that is what tells a graph that follows its input from one that repeats an average.
@@ -6,36 +6,46 @@ sample's worth of change left out that is what tells a graph that follows its in
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from zoo_models import feeds, load
+from torch import nn
+from zoo_models import feeds
 
 _UNSEEN = 100
 
 
-def main() -> int:
-    name, lowered, count = sys.argv[1:]
-    module, positional, _ = load(name)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(lowered, options, providers=["CPUExecutionProvider"])
-    known = [entry.name for entry in session.get_inputs()]
-    wanted, found = [], []
-    for feed in feeds(name, _UNSEEN, int(count)):
+def compared(
+    name: str, source: tuple[nn.Module, tuple[Any, ...], dict[str, Any]], graphs: Mapping[str, Path], count: int
+) -> dict[str, tuple[float | None, float | None]]:
+    """Cosine and decibels of each graph's worst output against PyTorch, on inputs of a seed of its own."""
+    module, positional, _ = source
+    samples = list(feeds(name, _UNSEEN, count))
+    wanted = []
+    for feed in samples if graphs else ():
         tensors = {key: torch.from_numpy(value) for key, value in feed.items()}
         with torch.no_grad():
             outputs = module(*tensors.values()) if positional else module(**tensors)
         wanted.append([tensor.float().numpy() for tensor in _tensors(outputs)])
+    return {label: _worst(wanted, _run(graph, samples)) for label, graph in graphs.items()}
+
+
+def _run(graph: Path, samples: Sequence[Mapping[str, np.ndarray]]) -> list[list[np.ndarray]]:
+    """Outputs of every sample, Q/DQ pairs computed as written."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    known = [entry.name for entry in session.get_inputs()]
+    found = []
+    for feed in samples:
         given = dict(zip(known, feed.values(), strict=False)) if len(known) == len(feed) else feed
         found.append(session.run(None, {key: feed.get(key, given.get(key)) for key in known}))
-    print(json.dumps(_worst(wanted, found)))
-    return 0
+    return found
 
 
 def _tensors(outputs: object) -> Iterator[torch.Tensor]:
@@ -67,7 +77,3 @@ def _worst(wanted: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> tup
     if not decibels:
         return None, None
     return round(min(cosines), 5), round(min(decibels), 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -209,9 +209,10 @@ def _transformers(model: str) -> nn.Module:
 
 def _timm(model: str) -> nn.Module:
     # timm imports torchvision, whose wheels fit no torch without CUDA; its Python files and two schemas are enough
-    sys.path.append(os.environ["ZOO_VISION"])
-    for operator in ("nms", "qnms"):
-        torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    if "timm" not in sys.modules:
+        sys.path.append(os.environ["ZOO_VISION"])
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
     import timm
 
     module: nn.Module = timm.create_model(model, pretrained=False, num_classes=50, **_TIMM[model][1])

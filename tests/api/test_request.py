@@ -108,7 +108,7 @@ class TestSources:
         with pytest.raises(InputError, match="source: weights"):
             trtpipe.export(hollow, tmp_path / "out", **usual)
 
-    @pytest.mark.parametrize("form", ["pair", "triple", "argument", "one tensor", "keywords"])
+    @pytest.mark.parametrize("form", ["pair", "triple", "no keywords", "argument", "one tensor", "keywords"])
     def test_a_module(self, tmp_path, usual, scratch, form):
         torch = pytest.importorskip("torch")
         torch.manual_seed(0)
@@ -118,6 +118,8 @@ class TestSources:
             made = trtpipe.export((module, (example,)), tmp_path / "m.onnx", **usual)
         elif form == "triple":
             made = trtpipe.export((module, (), {"input": example}), tmp_path / "m.onnx", **usual)
+        elif form == "no keywords":
+            made = trtpipe.export((module, (example,), {}), tmp_path / "m.onnx", **usual)
         else:
             inputs = {"one tensor": example, "keywords": {"input": example}}.get(form, (example,))
             made = trtpipe.export(module, tmp_path / "m.onnx", example_inputs=inputs, **usual)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zoo
-from zoo import Built, read, summarize, table
+from zoo_results import Built, read, summarize, table
 
 pytest.importorskip("torch")
 
@@ -63,7 +62,7 @@ def test_a_sample_is_built(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "zoo.py"), str(tmp_path), "--only", *SAMPLE]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    found = zoo.read(tmp_path / "results.jsonl")
+    found = read(tmp_path / "results.jsonl")
     assert {(each.name, each.precision) for each in found} == {(n, p) for n in SAMPLE for p in ("fp16", "int8")}
     assert all(each.outcome in ("passed", "gate failed") for each in found), found
     assert all(each.outcome == "passed" for each in found if each.precision == "fp16"), found

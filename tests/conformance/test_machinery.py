@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import time
+from dataclasses import replace
 
 import conformance
 import numpy as np
@@ -136,10 +137,9 @@ def test_a_crash_and_a_hang_cost_one_test_each(monkeypatch):
         return [Outcome(each.name, precision, "right") for precision in precisions]
 
     monkeypatch.setattr(conformance, "run_case", pretend)
-    monkeypatch.setattr(process_pool, "_LIMIT", 1.0)
     names = ["test_a", "test_crash", "test_b", "test_hang", "test_c"]
     cases = [case(RELU, {}, name) for name in names]
-    job = conformance.conformance_job(cases, ["fp16", "int8"])
+    job = replace(conformance.conformance_job(cases, ["fp16", "int8"]), limit=1.0)
     outcomes = [each for found in process_pool.sweep(job, workers=2) for each in found]
     assert {(each.case, each.precision, each.outcome) for each in outcomes} == {
         (name, precision, {"test_crash": "crash", "test_hang": "hang"}.get(name, "right"))

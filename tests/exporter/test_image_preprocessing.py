@@ -14,7 +14,7 @@ from models import conv_net, model, normal, run, save
 import trtpipe
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.calibration.ranges import Ranges
-from trtpipe.config.preprocessing import FoldedPreprocessing
+from trtpipe.config.preprocessing import METADATA, FoldedPreprocessing
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
@@ -254,6 +254,27 @@ class TestBuilds:
         summary = Ranges.read(tmp_path / "out" / "ranges.json").data_summary
         assert summary is not None
         assert 200 < summary.inputs["x"].maximum <= 255
+        self.judge_again(tmp_path / "out", photos / "rgb", image)
+
+    def judge_again(self, bundle: Path, folder: Path, image: dict[str, Any]) -> None:
+        """No profile is given: the graphs say that they normalize images."""
+        lowered, settings = bundle / "lowered.onnx", Settings(cache_dir=bundle.parent / "cache")
+        recipe = CalibrationRecipe.model_validate({"evaluation": {"source": str(folder), "image": image}})
+        assert trtpipe.verify(lowered, bundle / "model.onnx", recipe=recipe, settings=settings).accurate
+        latency = DeploymentProfile.model_validate({"latency": {"duration": "20ms", "warmup": "1ms", "iterations": 1}})
+        assert trtpipe.measure(lowered, profile=latency, recipe=recipe, settings=settings).latency is not None
+        other = CalibrationRecipe.model_validate(
+            {"evaluation": {"source": str(folder), "image": {**image, "mean": [0.1] * 3}}}
+        )
+        with pytest.raises(InputError, match="mean"):
+            trtpipe.verify(lowered, bundle / "model.onnx", recipe=other, settings=settings)
+
+    def test_a_graph_says_what_is_written_into_it(self) -> None:
+        folded = FoldedPreprocessing(input="x", layout="CHW", mean=(0.5,) * 3, std=(0.2,) * 3)
+        assert FoldedPreprocessing.in_metadata({METADATA: folded.model_dump_json()}, "m.onnx") == folded
+        assert FoldedPreprocessing.in_metadata({"other": "{}"}, "m.onnx") is None
+        with pytest.raises(InputError, match=METADATA):
+            FoldedPreprocessing.in_metadata({METADATA: "[]"}, "m.onnx")
 
 
 def test_arrays_of_bytes_are_data_too(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def _source(source: SourceLike | None, examples: Sequence[object] | Mapping[str,
         return parse_source(str(path_of(source, "source")))
     if isinstance(source, tuple) and len(source) in (2, 3) and examples is None:
         source, examples, *keywords = cast("tuple[object, Sequence[object], Mapping[str, object]]", source)
-        examples = (*examples, *keywords) if keywords else examples
+        examples = (*examples, *keywords) if any(keywords) else examples
     if not callable(source):
         kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
         raise InputError(

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import ValidationError
+
 from trtpipe.artifact import Record
 from trtpipe.config.recipe import ImageSettings, PerChannel
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trtpipe.config.profile import DeploymentProfile, ShapeRange
     from trtpipe.config.recipe import CalibrationRecipe
 
+#: Name of a model's metadata that holds what is written into its graph, as JSON.
+METADATA = "trtpipe.preprocessing"
 #: Axes of the bytes ``[N, H, W, C]``, in the order in which a model takes them.
 _AXES = {"CHW": (0, 3, 1, 2), "HWC": (0, 1, 2, 3)}
 
@@ -69,6 +75,43 @@ class FoldedPreprocessing(Record):
                     "give both image tables the same input, layout, mean and std",
                 )
         return first
+
+    @classmethod
+    def in_metadata(cls, metadata: Mapping[str, str], label: str) -> FoldedPreprocessing | None:
+        """What a model says that its graph does to images; ``None`` where it says nothing.
+
+        Args:
+            label: of the model, for messages.
+
+        Raises:
+            InputError: what it says is no such record.
+        """
+        if (text := metadata.get(METADATA)) is None:
+            return None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise InputError(
+                f"{label}: its metadata {METADATA} is no preprocessing of images: {error.errors()[0]['msg']}",
+                "remove that entry, or give the model that trtpipe wrote",
+            ) from error
+
+    def refuse_another(self, image: ImageSettings | None, label: str) -> None:
+        """Complain if a recipe's image table asks for another preparation than the one in the graph.
+
+        Raises:
+            InputError: it does; the message names the field.
+        """
+        if image is None:
+            return
+        given = _folded(image)
+        for field in sorted(image.model_fields_set & {"mean", "std", "layout"}):
+            here, there = getattr(given, field), getattr(self, field)
+            if here != there:
+                raise InputError(
+                    f"{label}: {field} {there} is written into the graph, the recipe's image table has {here}",
+                    f"leave {field} out of the image table, or build the model anew",
+                )
 
     def as_model_shapes(self, shapes: dict[str, ShapeRange]) -> dict[str, ShapeRange]:
         """Shapes of the inputs with the image in the layout of the model itself."""

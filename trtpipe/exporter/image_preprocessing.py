@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP32
+from trtpipe.config.preprocessing import METADATA
 from trtpipe.config.settings import Settings
 from trtpipe.config.units import suggestion
 from trtpipe.data.input_checks import is_float, numpy_type
@@ -55,6 +56,7 @@ def fold(request: FoldRequest, report: Report) -> ExportReply:
     written = folder / "folded"
     written.mkdir()
     _write_nodes(model, index, folded)
+    model.metadata_props[METADATA] = folded.model_copy(update={"input": name}).model_dump_json()
     names = save_model(model, written / MODEL)
     report("fold", 1, 2)
     feed = _feed(contract_of(model), name, request.shapes)

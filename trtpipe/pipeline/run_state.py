@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, FileEntry, IOContract
+from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import DataSettings
 from trtpipe.config.shapes import check_outputs, check_shapes, is_dynamic
@@ -52,12 +53,15 @@ class RunState:
 
     def contract(self) -> IOContract | None:
         """The model's inputs and outputs, from the export's sidecar where there is one, else from the graph itself."""
-        artifact = next((self.artifacts[kind] for kind in GRAPHS if kind in self.artifacts), None)
+        artifact = self._graph()
         if artifact is None:
             return None
         if artifact not in self.contracts:
             self.contracts[artifact] = _contract_of(artifact)
         return self.contracts[artifact]
+
+    def _graph(self) -> Artifact | None:
+        return next((self.artifacts[kind] for kind in GRAPHS if kind in self.artifacts), None)
 
     def check_profile(self, job: Job) -> None:
         """Complain about shapes and tolerances as soon as a graph is there, not after the long work."""
@@ -75,8 +79,8 @@ class RunState:
             from trtpipe.isolation.worker import user_limits
 
             settings, feeds = _data_settings(role, job), job.feeds.get(role)
-            folded = job.profile.build.fold_preprocessing
             if settings is not None:
+                folded = job.profile.build.fold_preprocessing or self.prepares_images(settings)
                 limits = user_limits(job.settings)
                 self.datasets[role] = (
                     open_dataset(settings, contract, limits, folded=folded)
@@ -87,6 +91,24 @@ class RunState:
                 shapes = typical_shapes(job.profile)[0]
                 self.datasets[role] = RandomDataset(contract, shapes, job.recipe.data.samples or 32, seed=0)
         return self.datasets.get(role)
+
+    def prepares_images(self, data: DataSettings) -> bool:
+        """Whether the graph itself says that it normalizes images, which are then read as bytes.
+
+        Raises:
+            InputError: ``data`` asks for another normalization.
+        """
+        from trtpipe.data.pixels import RAW
+
+        contract, graph = self.contract(), self._graph()
+        if graph is None or contract is None or all(spec.dtype != RAW for spec in contract.inputs):
+            return False
+        from trtpipe.preflight.onnx_io import read_metadata
+
+        folded = FoldedPreprocessing.in_metadata(read_metadata(graph.path), graph.path.name)
+        if folded is not None:
+            folded.refuse_another(data.image, graph.path.name)
+        return folded is not None
 
     def first_samples(self, job: Job) -> tuple[Feed, ...]:
         """A few samples of the data that outputs are compared on, in feeds of one where the model takes any number."""

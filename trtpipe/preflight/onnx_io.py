@@ -182,6 +182,15 @@ def read_contract(path: Path) -> IOContract:
         return contract_of_proto(proto)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the model at ``path`` says of itself, by name.
+
+    Raises:
+        InputError: as for ``read_proto``.
+    """
+    return {entry.key: entry.value for entry in read_proto(path).metadata_props}
+
+
 @contextmanager
 def attributed_to(path: Path) -> Iterator[None]:
     """Attribute what libraries raise over malformed names, types and numbers to the file they come from.

@@ -36,7 +36,7 @@ class Export(Stage[ExportStageSettings], Noting):
 
     name = "export"
     produces = "model"
-    version = 4
+    version = 5
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:
