@@ -44,6 +44,7 @@ LAYERS = (
     "runtime",
     "exporter",
     "stages",
+    "remote",
     "store",
     "pipeline",
     "api",
@@ -58,7 +59,7 @@ LEVELS = {name: level for level, name in enumerate(LAYERS)}
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
     *("accuracy", "api", "autocast", "backends", "calibration", "data", "delivery", "dynamic", "exporter", "latency"),
-    *("passes", "pipeline", "quantization", "reference", "runtime", "stages", "store"),
+    *("passes", "pipeline", "quantization", "reference", "remote", "runtime", "stages", "store"),
 }
 
 #: Parts of stages that all stages share.
@@ -86,6 +87,7 @@ VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "safetensors": ("isolation/file_tracking",),
     "h5py": ("data/hdf5",),
     "matplotlib": ("report/plots",),
+    "obstore": ("remote/",),
     "click": ("cli/",),
     "rich": ("cli/",),
     "tomllib": ("config/toml_text",),

@@ -79,6 +79,7 @@ from trtpipe.report.plots import plot_sensitivity as plot_sensitivity
 from trtpipe.report.plots import plot_statistics as plot_statistics
 from trtpipe.runtime.selftest import SelfTest as SelfTest
 from trtpipe.store import ArtifactStore as ArtifactStore
+from trtpipe.store import SharedStore as SharedStore
 from trtpipe.views.page import write_report as write_report
 
 __version__: str
