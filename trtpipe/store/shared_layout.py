@@ -7,6 +7,7 @@
     objects/<sha256[:2]>/<sha256>                       files of entries, by their content
     removed/...                                         records of pruned entries, whose files are kept for an hour yet
     leases/<digest>-<seal>                              one builder per key
+    sent/<sha256[:2]>/<sha256>                          models and data that only the driver of a matrix had
     memo/<seal>/<sha256 of name>.json                   small JSON values
 """
 

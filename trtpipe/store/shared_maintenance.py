@@ -26,8 +26,9 @@ R = TypeVar("R")
 
 #: How long files of a removed record are kept.
 GRACE_SECONDS = 3600.0
-#: Leases and marks of the clock that nobody has removed.
-_LEFT_SECONDS = 24 * 3600.0
+#: Folders of what nobody removes: leases of the dead, marks of the clock, inputs that were sent to workers; and for how
+#: long it is of use.
+_LEFT = {"leases/": 24 * 3600.0, "clock/": 24 * 3600.0, "sent/": 7 * 24 * 3600.0}
 _AT_ONCE = 16
 
 
@@ -105,9 +106,9 @@ def prune(
             kept.append(each)
     if not any(found is None for _, found in read):  # files of others' entries cannot be told from files of none
         _sweep(bucket, by, now, grace_seconds)
-    for prefix in ("leases/", "clock/"):
+    for prefix, seconds in _LEFT.items():
         for left in list(bucket.list(prefix)):
-            if now - left.modified > _LEFT_SECONDS:
+            if now - left.modified > seconds:
                 bucket.delete(left.name)
     return PruneReport(removed, freed, len(kept), size, 0)
 
