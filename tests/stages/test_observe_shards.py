@@ -23,13 +23,13 @@ def statistics(pipeline: Pipeline, count: int) -> bytes:
     return pipeline.run((*before, merged), {})[-1].artifact.path.read_bytes()
 
 
-@pytest.mark.parametrize("size", [7, 50])
-def test_any_number_of_shards_gives_the_bytes_of_one_pass(world: World, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "batch"), [(7, 3), (50, 3), (64, 1)])
+def test_any_number_of_shards_gives_the_bytes_of_one_pass(world: World, tmp_path: Path, size: int, batch: int) -> None:
     rng = np.random.default_rng(size)
     np.savez(tmp_path / "calib.npz", x=rng.normal(size=(size, 3, 8, 8)).astype(np.float32))
-    recipe = {"data": {"source": str(tmp_path / "calib.npz"), "batch": 3}}
+    recipe = {"data": {"source": str(tmp_path / "calib.npz"), "batch": batch}}
     found = []
-    for count in (0, 1, 2, 3, 5, 16):
+    for count in (0, 1, 3, 16):
         job = world.job(recipe=recipe)
         settings = job.settings.__class__(cache_dir=tmp_path / f"cache-{count}")
         with opened_store(settings, "", NullProgress()) as store:

@@ -8,6 +8,7 @@ end, over the same data, with counts in place of the model. So parts end whereve
 from __future__ import annotations
 
 from contextlib import closing
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,7 +141,7 @@ class ObserveFromShards(Observe):
             for shard in self._shards
             for file in shard.files
         }
-        statistics = collect(_Replay(parts), _data(inputs), tensors, progress)
+        statistics = collect(_Replay(parts, tensors), _data(inputs), tensors, progress)
         for warning in statistics.data_summary.warnings if statistics.data_summary else ():
             progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
@@ -154,9 +155,10 @@ class _Replay:
         parts: statistics by the number of the feed after the last one of them.
     """
 
-    def __init__(self, parts: dict[int, Statistics]) -> None:
+    def __init__(self, parts: dict[int, Statistics], tensors: Sequence[str]) -> None:
         self._parts = sorted(parts.items())
-        self._feeds = 0
+        self._tensors = tensors
+        self._feeds = self._counted = 0
 
     def run(self, feed: Feed) -> Feed:
         """One more feed."""
@@ -165,16 +167,15 @@ class _Replay:
 
     def result(self) -> Feed:
         """The counts of all feeds since the last call, as a ``StatisticsReducer`` gives them."""
+        from trtpipe.calibration.statistics import Statistics
         from trtpipe.calibration.statistics_arrays import to_arrays
 
-        taken = [part for end, part in self._parts if end <= self._feeds]
+        taken = [(end, part) for end, part in self._parts if end <= self._feeds]
         self._parts = self._parts[len(taken) :]
-        if not taken:
-            raise InternalError(f"no part of the data ends before feed {self._feeds}")
-        first, *others = taken
-        for other in others:
-            first = first.merge(other)
-        return to_arrays(first)
+        self._counted = taken[-1][0] if taken else self._counted
+        if self._counted != self._feeds:
+            raise InternalError(f"no part of the data ends at feed {self._feeds}")
+        return to_arrays(reduce(Statistics.merge, (part for _, part in taken), Statistics.empty(self._tensors)))
 
 
 def _data(inputs: Inputs) -> Dataset:
