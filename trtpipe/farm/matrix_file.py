@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -136,8 +137,9 @@ class Matrix(UserRecord):
         models = [model.called for model in self.models]
         recipes = [recipe.name for recipe in self.recipes]
         for kind, names in (("models", models), ("recipes", recipes)):
-            if twice := next((name for name in names if names.count(name) > 1), ""):
-                raise ValueError(f"two {kind} are called {twice!r}: give each a name of its own")
+            name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+            if count > 1:
+                raise ValueError(f"two {kind} are called {name!r}: give each a name of its own")
         for backend in (*self.backends, *(extra.backend for extra in self.include if extra.backend)):
             found = _BACKEND.fullmatch(backend)
             if found is None or found["flavor"] not in BACKENDS or found["flavor"] == "onnxruntime":
@@ -177,10 +179,16 @@ class Cell:
     @property
     def name(self) -> str:
         """How people and folders call it."""
-        words = (self.model.called, self.recipe_name, str(self.precision or ""), self.target, self.backend)
+        words = (
+            self.model.called,
+            self.recipe_name,
+            str(self.precision or ""),
+            self.target,
+            self.backend.replace(" ", "-"),
+        )
         plain = "-".join(filter(None, words))
         safe = _UNSAFE.sub("_", plain).lstrip(".")
-        return safe if safe == plain.replace(" ", "_") else f"{safe}-{sha256_json(list(words))[:8]}"
+        return safe if safe == plain else f"{safe}-{sha256_json(list(words))[:8]}"
 
     @property
     def flavor(self) -> str:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import trtpipe
+from trtpipe.api.packages import make_package
 from trtpipe.api.results import rejected_beside
-from trtpipe.errors import BuildError, HostError
+from trtpipe.config.triton import TritonSettings
+from trtpipe.errors import BuildError, HostError, TrtpipeError
 from trtpipe.farm.report import CellPart, CellResult, MatrixReport, worst
 from trtpipe.pipeline.publish import publish_folder
 
@@ -130,7 +132,29 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
         place = rejected_beside(place) if reply.figures.exit_code else place
         publish_folder(_artifacts(reply, store), place)
         parts.append(part.model_copy(update={"folder": str(place.relative_to(folder))}))
-    return cell.model_copy(update={"parts": tuple(parts) or cell.parts})
+    found = cell.model_copy(update={"parts": tuple(parts) or cell.parts})
+    several = len(cell.parts) > 1 and not cell.exit_code
+    return _delivered(found, folder) if several else found
+
+
+def _delivered(cell: CellResult, folder: Path) -> CellResult:
+    """Models that share a GPU also as packages in one folder, and as one Triton repository."""
+    place = folder / CELLS / cell.name
+    names = [f"{position}-{Path(part.source).stem}" for position, part in enumerate(cell.parts)]
+    try:
+        for name, part in zip(names, cell.parts, strict=True):
+            make_package(folder / part.folder, place / "packages" / name)
+            make_package(folder / part.folder, place / "repository", triton=TritonSettings(name=name))
+    except TrtpipeError as error:
+        return cell.model_copy(
+            update={
+                "state": "failed",
+                "exit_code": error.exit_code,
+                "problem": error.message,
+                "headline": f"the models are built, and cannot be delivered together: {error.message}",
+            }
+        )
+    return cell
 
 
 def _artifacts(reply: TaskReply, store: ArtifactStore) -> list[Artifact]:

@@ -112,10 +112,10 @@ def _stages(request: TaskRequest, job: Job, pipeline: Pipeline) -> tuple[Stage[A
     if request.shards < 2 or "observe" not in names or not can_shard(Observe().settings(job)):
         return stages
     at = names.index("observe")
-    if request.shard is not None:
-        return (*stages[:at], ObserveShard(*request.shard))
     if pipeline.plan(stages[: at + 1], {})[-1].state == "hit":
         return stages
+    if request.shard is not None:
+        return (*stages[:at], ObserveShard(*request.shard))
     found = pipeline.run((*stages[:at], *(ObserveShard(index, request.shards) for index in range(request.shards))), {})
     shards = [step.artifact for step in found[at:] if step.artifact is not None]
     return (*stages[:at], ObserveFromShards(shards), *stages[at + 1 :])

@@ -76,7 +76,7 @@ class RayWorkers(Workers):
         self._offers = tuple(ours)
         self._cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         # Retries are the scheduler's: it says so, and counts them.
-        self._perform = ray.remote(perform_text).options(max_retries=0)
+        self._perform = ray.remote(max_retries=0)(perform_text)
 
     @property
     def nodes(self) -> int:
