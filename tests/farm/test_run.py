@@ -94,7 +94,8 @@ class TestSeveralModelsOnOneGpu:
         assert cell.size == sum(size or 0 for size in sizes) > 0
         place = folder / "out" / "cells" / cell.name
         assert sorted(each.name for each in (place / "packages").iterdir()) == ["0-one", "1-two"]
-        assert cell.exit_code in (0, 2), cell.headline
+        assert {"0-one", "1-two"} <= {each.name for each in (place / "repository").iterdir()}
+        assert cell.exit_code == 0
 
     def test_a_budget_is_kept_together(self, matrix: Matrix, folder: Path, settings: Settings) -> None:
         head = 'targets = ["sm89"]\nbackends = ["null"]\nmemory_budget = "600 B"\n'
@@ -187,7 +188,7 @@ class TestFilesOfTheDriver:
         receive(bucket, entries, folder / "there" / "x")
         assert (folder / "there" / "x" / "one.onnx").read_bytes() == (folder / "one.onnx").read_bytes()
         assert not same_here(folder / "elsewhere", entries)
-        with pytest.raises(InputError, match="ship_limit"):
+        with pytest.raises(InputError, match="bytes lie on this machine alone"):
             send(bucket, place, names, 10)
         evil = tuple(entry.model_copy(update={"name": "../evil"}) for entry in entries)
         with pytest.raises(HostError):

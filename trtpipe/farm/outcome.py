@@ -14,6 +14,7 @@ from trtpipe.config.triton import TritonSettings
 from trtpipe.errors import BuildError, HostError, TrtpipeError
 from trtpipe.farm.report import CellPart, CellResult, MatrixReport, worst
 from trtpipe.pipeline.publish import publish_folder
+from trtpipe.stages.observe_shards import ObserveShard
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
@@ -140,11 +141,17 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
 def _delivered(cell: CellResult, folder: Path) -> CellResult:
     """Models that share a GPU also as packages in one folder, and as one Triton repository."""
     place = folder / CELLS / cell.name
+    # Triton's TensorRT back-end loads plans of TensorRT alone; of others the server runs the lowered graph
+    served: Literal["tensorrt", "onnxruntime"] = (
+        "tensorrt" if cell.backend.split()[:1] == ["tensorrt"] else "onnxruntime"
+    )
     names = [f"{position}-{Path(part.source).stem}" for position, part in enumerate(cell.parts)]
     try:
         for name, part in zip(names, cell.parts, strict=True):
             make_package(folder / part.folder, place / "packages" / name)
-            make_package(folder / part.folder, place / "repository", triton=TritonSettings(name=name))
+        for name, part in zip(names, cell.parts, strict=True):
+            settings = TritonSettings(name=name, backend=served)
+            make_package(folder / part.folder, place / "repository", triton=settings)
     except TrtpipeError as error:
         return cell.model_copy(
             update={
@@ -190,5 +197,6 @@ def matrix_report(
 
 def _own_steps(task: Task, reply: TaskReply) -> tuple[int, int]:
     """How many stages of its own a task built and found; what it found of earlier tasks is theirs."""
-    states = [step.state for step in reply.steps if step.label.partition(" ")[0] in task.own]
+    shard = (ObserveShard.name,) if task.request.shard is not None else ()
+    states = [step.state for step in reply.steps if step.label.partition(" ")[0] in (*task.own, *shard)]
     return states.count("built"), states.count("hit")

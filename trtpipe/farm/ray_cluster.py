@@ -60,7 +60,7 @@ class RayWorkers(Workers):
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:
             raise _no_cluster(address, error) from error
         self._offers = tuple(
             offer_of(str(node["NodeManagerHostname"]), node["Resources"]) for node in ray.nodes() if node["Alive"]
