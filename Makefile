@@ -50,7 +50,6 @@ demo: $(STAMP)
 	$(VENV)/bin/trtpipe build examples/digits/model.py:digits_cnn --int8 --profile profiles/digits.toml --calib calib/digits.toml -o build/digits
 
 farm-demo: $(STAMP)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[farm,store,farm-tests]'
 	$(VENV)/bin/python examples/farm/demo.py
 
 test: $(STAMP)

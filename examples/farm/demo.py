@@ -41,7 +41,7 @@ def busy_worker(driver: int) -> int | None:
     for pid in descendants(driver):
         try:
             name = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if name.startswith(b"ray::") and b"IDLE" not in name:
+            if name.startswith(b"ray::net"):  # Ray calls a process after its task: a cell's name
                 return pid
         except OSError:
             continue

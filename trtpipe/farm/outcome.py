@@ -150,7 +150,7 @@ def _delivered(cell: CellResult, folder: Path) -> CellResult:
         for name, part in zip(names, cell.parts, strict=True):
             make_package(folder / part.folder, place / "packages" / name)
         for name, part in zip(names, cell.parts, strict=True):
-            settings = TritonSettings(name=name, backend=served)
+            settings = TritonSettings(name=name, backend="tensorrt" if plans else "onnxruntime")
             make_package(folder / part.folder, place / "repository", triton=settings)
     except TrtpipeError as error:
         return cell.model_copy(
