@@ -142,9 +142,7 @@ def _delivered(cell: CellResult, folder: Path) -> CellResult:
     """Models that share a GPU also as packages in one folder, and as one Triton repository."""
     place = folder / CELLS / cell.name
     # Triton's TensorRT back-end loads plans of TensorRT alone; of others the server runs the lowered graph
-    served: Literal["tensorrt", "onnxruntime"] = (
-        "tensorrt" if cell.backend.split()[:1] == ["tensorrt"] else "onnxruntime"
-    )
+    plans = cell.backend.partition(" ")[0] == "tensorrt"
     names = [f"{position}-{Path(part.source).stem}" for position, part in enumerate(cell.parts)]
     try:
         for name, part in zip(names, cell.parts, strict=True):

@@ -33,6 +33,8 @@ _SHARE = 0.001
 #: Tasks that are handed to Ray before others are done, for each CPU of the cluster.
 _AHEAD = 2
 _SECONDS = 5.0
+#: How often a cluster of one's own is started.
+_STARTS = 3
 
 
 class RayWorkers(Workers):
@@ -49,19 +51,7 @@ class RayWorkers(Workers):
     def __init__(self, address: str, settings: Settings) -> None:
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._running: dict[int, Any] = {}
-        own = address == "local"
-        resources = resources_of(own_offer(settings)) if own else None
-        try:
-            ray.init(
-                address=None if own else address,
-                resources=resources,
-                num_cpus=settings.jobs if own else None,
-                include_dashboard=False if own else None,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        except Exception as error:
-            raise _no_cluster(address, error) from error
+        _connect(address, settings)
         self._offers = tuple(
             offer_of(str(node["NodeManagerHostname"]), node["Resources"]) for node in ray.nodes() if node["Alive"]
         )
@@ -139,6 +129,28 @@ class RayWorkers(Workers):
             ray.cancel(reference, force=True)
         self._running.clear()
         ray.shutdown()
+
+
+def _connect(address: str, settings: Settings) -> None:
+    """Join a cluster, or start one; on a machine that is busy Ray may give up too soon, so that is tried again."""
+    own = address == "local"
+    resources = resources_of(own_offer(settings)) if own else None
+    for left in reversed(range(_STARTS if own else 1)):
+        try:
+            ray.init(
+                address=address,
+                resources=resources,
+                num_cpus=settings.jobs if own else None,
+                include_dashboard=False if own else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except Exception as error:
+            ray.shutdown()  # of what was started before
+            if left == 0 or "timed out" not in str(error):
+                raise _no_cluster(address, error) from error
+        else:
+            return
 
 
 def _numbers(version: str) -> tuple[int, ...]:
