@@ -2,6 +2,7 @@
 #
 #   make venv   install trtpipe with all that its tests need
 #   make demo   build the digits example: from PyTorch to verified int8 engines
+#   make farm-demo  build a matrix on Ray over an S3 server, both started here, and kill a worker in the middle
 #   make test   run the tests
 #   make lint   run the linter, the formatter's check and the type checker
 #   make dist   build the wheel, the source archive and the SBOM; equal sources give equal bytes
@@ -18,7 +19,7 @@ STAMP = $(VENV)/.installed
 TOOLS_STAMP = $(TOOLS)/.installed
 INSTALL = -m pip install --require-hashes -r
 
-.PHONY: venv demo test lint dist lock audit clean
+.PHONY: venv demo farm-demo test lint dist lock audit clean
 
 venv: $(STAMP)
 
@@ -47,6 +48,9 @@ $(TOOLS_STAMP): requirements/build.txt requirements/tools.txt
 
 demo: $(STAMP)
 	$(VENV)/bin/trtpipe build examples/digits/model.py:digits_cnn --int8 --profile profiles/digits.toml --calib calib/digits.toml -o build/digits
+
+farm-demo: $(STAMP)
+	$(VENV)/bin/python examples/farm/demo.py
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -40,6 +40,8 @@ too. Amounts of a metric: `1%`, `1pt` and `0.01` are the same. Shapes are writte
 | `TRTPIPE_WORKER_SECONDS` | time limit of one child process; by its work if unset; `--time-limit` overrides it |
 | `TRTPIPE_WORKER_MEMORY_GB` | memory limit of one child process; by the model's size if unset |
 | `TRTPIPE_SANDBOX` | `off` disables the sandbox of child processes that read untrusted files |
+| `TRTPIPE_STORE` | a store that machines share: `s3://BUCKET/PREFIX`; see [the build farm](farm.md) |
+| `TRTPIPE_STORE_LEASE` | seconds without a sign of life after which another machine takes over a build (default: 30) |
 | `TRTPIPE_JOBS` | engines to build in parallel; by cores and free memory if unset; `--jobs` overrides it |
 | `TRTPIPE_THREADS` | threads of onnxruntime |
 

@@ -44,9 +44,11 @@ LAYERS = (
     "runtime",
     "exporter",
     "stages",
+    "remote",
     "store",
     "pipeline",
     "api",
+    "farm",
     "views",
     "cli",
     "__main__",
@@ -57,8 +59,9 @@ LEVELS = {name: level for level, name in enumerate(LAYERS)}
 
 #: What the command line reaches through the public names alone.
 BEHIND_THE_API = {
-    *("accuracy", "api", "autocast", "backends", "calibration", "data", "delivery", "dynamic", "exporter", "latency"),
-    *("passes", "pipeline", "quantization", "reference", "runtime", "stages", "store"),
+    *("accuracy", "api", "autocast", "backends", "calibration", "data", "delivery", "dynamic", "exporter", "farm"),
+    *("latency",),
+    *("passes", "pipeline", "quantization", "reference", "remote", "runtime", "stages", "store"),
 }
 
 #: Parts of stages that all stages share.
@@ -88,6 +91,8 @@ VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "matplotlib": ("report/plots",),
     "jinja2": ("views/page",),
     "markupsafe": ("views/page",),
+    "obstore": ("remote/",),
+    "ray": ("farm/ray_cluster",),
     "click": ("cli/",),
     "rich": ("cli/",),
     "tomllib": ("config/toml_text",),
@@ -221,8 +226,8 @@ def back_ends_are_imported_by_their_interface(module: Module) -> Iterator[str]:
 
 def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Module) -> Iterator[str]:
     allowed = {
-        "pipeline": {"", "api", "pipeline", "views"},
-        "store": {"", "api", "cli", "pipeline", "store"},
+        "pipeline": {"", "api", "farm", "pipeline", "views"},
+        "store": {"", "api", "cli", "farm", "pipeline", "store"},
     }
     for other in module.own_imports():
         package = other.partition(".")[0]
@@ -232,7 +237,7 @@ def only_the_api_knows_the_pipeline_and_only_the_pipeline_the_store(module: Modu
 
 def only_the_api_and_the_pipeline_know_the_job(module: Module) -> Iterator[str]:
     """So that a stage can read nothing that its settings, which are its key, do not hold."""
-    if module.package not in ("api", "pipeline") and module.name not in ("config.job", "cli.session"):
+    if module.package not in ("api", "farm", "pipeline") and module.name not in ("config.job", "cli.session"):
         for name in module.imports():
             if our_module(name) == "config.job":
                 yield f"imports {name}"

@@ -20,7 +20,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "requirements"
 #: The extras of pyproject.toml that ``make venv`` installs.
-EXTRAS = ("torch", "rtx", "images", "hdf5", "plots", "trust", "pkcs11", "examples", "dev")
+EXTRAS = (
+    "torch",
+    "rtx",
+    "images",
+    "hdf5",
+    "plots",
+    "store",
+    "farm",
+    "farm-tests",
+    "trust",
+    "pkcs11",
+    "examples",
+    "dev",
+)
 _HEADER = "# Written by tools/make_lock.py (`make lock`): change {source} instead.\n\n"
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _HASH = re.compile(r"--hash=(\S+)")

@@ -65,6 +65,11 @@ from trtpipe.errors import StoreCorrupt as StoreCorrupt
 from trtpipe.errors import TrtpipeError as TrtpipeError
 from trtpipe.errors import WorkerCrashed as WorkerCrashed
 from trtpipe.errors import WorkerError as WorkerError
+from trtpipe.farm.report import MatrixReport as MatrixReport
+from trtpipe.farm.resources import resources_text as resources_text
+from trtpipe.farm.run import Planned as Planned
+from trtpipe.farm.run import build_matrix as build_matrix
+from trtpipe.farm.run import plan_matrix as plan_matrix
 from trtpipe.latency.reports import LatencyComparison as LatencyComparison
 from trtpipe.latency.reports import LatencyReport as LatencyReport
 from trtpipe.pipeline.executor import Step as Step
@@ -81,6 +86,8 @@ from trtpipe.report.plots import plot_sensitivity as plot_sensitivity
 from trtpipe.report.plots import plot_statistics as plot_statistics
 from trtpipe.runtime.selftest import SelfTest as SelfTest
 from trtpipe.store import ArtifactStore as ArtifactStore
+from trtpipe.store import SharedStore as SharedStore
+from trtpipe.views.matrix import write_matrix_page as write_matrix_page
 from trtpipe.views.page import write_report as write_report
 
 __version__: str

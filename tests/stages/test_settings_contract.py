@@ -126,6 +126,7 @@ TABLE: dict[str, Row] = {
     "profile.build.fold_preprocessing": Row(True, "export reference bundle"),
     "profile.build.time_limit": Row(5.0, "bundle", "runtime"),
     "profile.build.memory_limit": Row(1 << 30, "bundle", "runtime"),
+    "profile.store.url": Row("s3://builds/trtpipe", "", "runtime"),
     "profile.export.opset": Row(18, "export bundle"),
     "profile.export.input_names": Row(["a"], "export capture bundle"),
     "profile.export.output_names": Row(["a"], "export capture bundle"),

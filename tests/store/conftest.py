@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from fixtures_remote import bucket, s3, server, url  # noqa: F401
 
 from trtpipe.artifact import Artifact, Draft
 from trtpipe.store import ArtifactStore, Key

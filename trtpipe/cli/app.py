@@ -19,7 +19,7 @@ from trtpipe.cli.text import emit
 #: What is answered without loading a library.
 _INFORMS = {*HELP_NAMES, "--version"}
 SECTIONS = {
-    "Whole pipeline": ("init", "build"),
+    "Whole pipeline": ("init", "build", "matrix"),
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
     "Accuracy": ("sensitivity", "tune", "check", "diff"),
     "Deliver": ("package",),

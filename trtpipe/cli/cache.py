@@ -17,7 +17,7 @@ from trtpipe.config.units import format_bytes, parse_bytes, parse_seconds, print
 from trtpipe.errors import InputError, StoreCorrupt
 
 if TYPE_CHECKING:
-    from trtpipe import ArtifactStore
+    from trtpipe import ArtifactStore, SharedStore
     from trtpipe.cli.session import Session
     from trtpipe.store import PruneReport
 
@@ -31,9 +31,16 @@ def cache(context: click.Context) -> None:
         emit(context.get_help())
 
 
-@command(group=cache, name="list")
-def list_entries(session: Session) -> int:
+_shared_option = click.option(
+    "--shared", is_flag=True, help="Of the store that machines share (TRTPIPE_STORE), not of this machine's cache."
+)
+
+
+@command(_shared_option, group=cache, name="list")
+def list_entries(session: Session, shared: bool) -> int:
     """List the entries, least recently used first."""
+    if shared:
+        return _list_shared(session)
     with _store(session) as store:
         entries = list(store.entries())
     if session.json:
@@ -58,14 +65,17 @@ def list_entries(session: Session) -> int:
     return 0
 
 
-@command(group=cache)
-def verify(session: Session) -> int:
+@command(_shared_option, group=cache)
+def verify(session: Session, shared: bool) -> int:
     """Verify the digest of every entry. Corrupt entries are quarantined, and rebuilt when needed; exit code 6.
 
     Entries that are not sealed with this user's key are counted; they are never used.
     """
-    with _store(session) as store:
-        report = store.verify()
+    if shared:
+        report = _shared(session).verify()
+    else:
+        with _store(session) as store:
+            report = store.verify()
     code = StoreCorrupt.exit_code if report.corrupt else 0
     if session.json:
         return print_document("cache verify", asdict(report), code)
@@ -84,12 +94,15 @@ def verify(session: Session) -> int:
 @command(
     click.option("--max-size", metavar="10G", help="Remove least recently used entries until the rest fits."),
     click.option("--max-age", metavar="30d", help="Remove entries unused for longer."),
+    _shared_option,
     group=cache,
 )
-def prune(session: Session, max_size: str | None, max_age: str | None) -> int:
+def prune(session: Session, max_size: str | None, max_age: str | None, shared: bool) -> int:
     """Remove corrupt, old and least recently used entries, and those of another key, except those in use."""
     size = None if max_size is None else parsed("--max-size", parse_bytes, max_size)
     age = None if max_age is None else parsed("--max-age", parse_seconds, max_age)
+    if shared:
+        return _show(session, "cache prune", _shared(session).prune(size, age))
     with _store(session) as store:
         return _show(session, "cache prune", store.prune(size, age))
 
@@ -111,6 +124,39 @@ def _store(session: Session) -> ArtifactStore:
     import trtpipe
 
     return trtpipe.ArtifactStore(session.settings.cache_dir, seal=session.settings.key)
+
+
+def _shared(session: Session) -> SharedStore:
+    """The store that machines share.
+
+    Raises:
+        InputError: there is none.
+    """
+    import trtpipe
+
+    settings = session.settings
+    if settings.store is None:
+        raise InputError("no shared store is known", "set TRTPIPE_STORE, for example to s3://BUCKET/PREFIX")
+    return trtpipe.SharedStore(settings.store, settings.key, trtpipe.NullProgress(), settings.store_lease)
+
+
+def _list_shared(session: Session) -> int:
+    store = _shared(session)
+    entries = store.entries()
+    if session.json:
+        documents = [
+            {**found.entry.to_dict(), "size": found.size, "last_used": found.stored, "name": found.name}
+            for found in entries
+        ]
+        return print_document("cache list", {"root": store.bucket.url, "entries": documents})
+    rows = [
+        (each.entry.key.label, each.entry.files[0].name, format_bytes(each.size), each.entry.digest[:12])
+        for each in entries
+    ]
+    if rows:
+        emit(table(("stage", "artifact", "size", "key"), rows, right=("size",)))
+    emit(f"{len(rows)} entries, {format_bytes(sum(each.size for each in entries))} in {printable(store.bucket.url)}")
+    return 0
 
 
 def _ago(seconds: float) -> str:

@@ -118,14 +118,21 @@ def _head(found: Inspection) -> list[tuple[str, str]]:
     ]
 
 
-@command()
-def doctor(session: Session) -> int:
+@command(
+    click.option(
+        "--resources", is_flag=True, help="Print only what this machine has as a Ray node, for ray start --resources."
+    )
+)
+def doctor(session: Session, resources: bool) -> int:
     """Show what this machine can do, and how to install what is missing.
 
     Exit code 6 if something is missing that every build needs; what only some builds need is listed only.
     """
     import trtpipe
 
+    if resources:
+        emit(trtpipe.resources_text(session.settings))
+        return 0
     found = trtpipe.diagnose(session.settings)
     code = 0 if found.ready else HostError.exit_code
     if session.json:

@@ -329,6 +329,16 @@ class ExportSettings(UserRecord):
     freeze_inputs: tuple[str, ...] = ()
 
 
+class StoreSettings(UserRecord):
+    """Where results are shared with other machines: part of no result.
+
+    Attributes:
+        url: ``s3://``, ``gs://``, ``az://`` or ``file://``; ``TRTPIPE_STORE`` overrides it. Empty: nowhere.
+    """
+
+    url: Annotated[str, Field(repr=False)] = ""
+
+
 class DeploymentProfile(UserRecord):
     """Everything that decides a build except the model and the data.
 
@@ -358,6 +368,7 @@ class DeploymentProfile(UserRecord):
     latency: LatencySettings = LatencySettings()
     build: BuildSettings = BuildSettings()
     export: ExportSettings = ExportSettings()
+    store: StoreSettings = StoreSettings()
 
     @model_validator(mode="before")
     @classmethod

@@ -38,6 +38,7 @@ _NUMBERS = (
     ("jobs", 1, True),
     ("engine_seconds", 1e-9, False),
     ("engine_memory", 1, True),
+    ("store_lease", 1e-9, False),
 )
 
 
@@ -121,6 +122,9 @@ class Settings:
         jobs: engines that may be built at once (``TRTPIPE_JOBS``); ``None``: by cores and free memory.
         threads: threads onnxruntime may use (``TRTPIPE_THREADS``); 0 means its own default.
         key: where the key is that cache entries are authenticated with (``TRTPIPE_CACHE_KEY``, ``XDG_CONFIG_HOME``).
+        store: the address of a store that machines share (``TRTPIPE_STORE``); ``None``: that of the profile, if any.
+        store_lease: seconds without a sign of life after which another machine takes over what one was building
+            (``TRTPIPE_STORE_LEASE``).
         isolate: whether onnxruntime runs models in a child process; inside a child it does not (``in_child``).
     """
 
@@ -133,6 +137,8 @@ class Settings:
     jobs: int | None = None
     engine_seconds: float | None = None
     engine_memory: int | None = None
+    store: str | None = field(default=None, repr=False)
+    store_lease: float = 30.0
     key: UserKey = field(default_factory=user_key, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -167,6 +173,8 @@ class Settings:
             jobs=_count(env, "TRTPIPE_JOBS") or None,
             threads=_count(env, "TRTPIPE_THREADS"),
             sandbox=_switch(env, "TRTPIPE_SANDBOX"),
+            store=env.get("TRTPIPE_STORE") or None,
+            store_lease=_number(env, "TRTPIPE_STORE_LEASE") or 30.0,
             key=user_key(env),
         )
 

@@ -246,6 +246,14 @@ class ObserveSettings(Record):
     skip_bad_samples: int
 
 
+class ShardSettings(Record):
+    """Of ``observe-shard``: those of ``observe``, and which part of the data it is."""
+
+    whole: ObserveSettings
+    index: int
+    count: int
+
+
 class TrialSettings(Record):
     """What decides how a quantized model does on samples.
 

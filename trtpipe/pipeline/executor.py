@@ -51,6 +51,7 @@ class Step:
             ``undecided`` (depends on a step that has to be built first).
         because: why it is in this state.
         key: digest of its artifact's key.
+        stored_under: that key, where the store has the artifact.
         seconds: what it took now.
         error: why it failed.
     """
@@ -62,6 +63,7 @@ class Step:
     key: str = ""
     seconds: float = 0.0
     error: TrtpipeError | None = None
+    stored_under: Key | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class Executor:
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         state.add(artifact, key.digest)
         self._tell(prepared, artifact)
-        return Step(prepared.label, "built", because, artifact, key.digest, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        return Step(prepared.label, "built", because, artifact, key.digest, seconds, stored_under=key)
 
     def _learned(self, prepared: Prepared, draft: Draft, state: RunState) -> Key:
         """The key of what was made, now that user code has run: a metric may have read other files than before."""
@@ -184,7 +187,8 @@ class Executor:
         """The step of an artifact that the store has."""
         state.add(artifact, key.digest)
         self._tell(prepared, artifact)
-        return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, seconds, stored_under=key)
 
     def because(self, prepared: Prepared) -> str:
         """Why the store has no artifact for its key."""

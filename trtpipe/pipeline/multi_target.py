@@ -161,7 +161,9 @@ class MultiTargetBuild:
         artifact = self._store.put(each.key, draft, seconds)
         self._state.add(artifact, each.key.digest)
         label = each.work.label
-        self._steps[label] = Step(label, "built", each.because, artifact, each.key.digest, seconds)
+        self._steps[label] = Step(
+            label, "built", each.because, artifact, each.key.digest, seconds, stored_under=each.key
+        )
 
     def _locked(self, jobs: Sequence[Job], stack: ExitStack) -> list[_Missing]:
         """Those of ``jobs`` that are not in the store, their keys locked until ``stack`` is left."""

@@ -28,15 +28,16 @@ from trtpipe.stages.reference import Reference
 from trtpipe.stages.simplify import Simplify
 from trtpipe.stages.stage import Shareable
 from trtpipe.stages.verify import Verify
-from trtpipe.store import ArtifactStore
+from trtpipe.store import ArtifactStore, SharedStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import Dataset
     from trtpipe.stages.stage import Stage
 
-__all__ = ["STAGES", "Pipeline", "State", "Step", "opened", "stages_for", "stages_named"]
+__all__ = ["STAGES", "Pipeline", "State", "Step", "opened", "opened_store", "stages_for", "stages_named"]
 
 #: The pipeline, from source to bundle.
 STAGES: tuple[Stage[Any], ...] = (
@@ -200,9 +201,26 @@ def stages_named(*names: str) -> tuple[Stage[Any], ...]:
 
 @contextmanager
 def opened(job: Job, progress: Progress) -> Iterator[Pipeline]:
-    """A pipeline over the user's store."""
-    with ArtifactStore(job.settings.cache_dir, progress, job.settings.key) as store:
+    """A pipeline over the user's store.
+
+    Raises:
+        InputError: the address of the shared store is none.
+        HostError: the shared store cannot be used.
+    """
+    with opened_store(job.settings, job.profile.store.url, progress) as store:
         yield Pipeline(job, store, progress)
+
+
+def opened_store(settings: Settings, url: str, progress: Progress) -> ArtifactStore:
+    """The user's cache, in front of the store that is shared, where one is.
+
+    Args:
+        url: the address of the profile's, which the environment's overrides; empty for none.
+    """
+    shared, where = None, settings.store or url
+    if where:
+        shared = SharedStore(where, settings.key, progress, settings.store_lease)
+    return ArtifactStore(settings.cache_dir, progress, settings.key, shared)
 
 
 def _variants(stage: Stage[Any], job: Job) -> tuple[Job, ...]:

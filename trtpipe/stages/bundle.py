@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trtpipe
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.profile import StoreSettings
 from trtpipe.config.stage_settings import BundleSettings, CalibrationQuote
 from trtpipe.config.toolchain import versions
 from trtpipe.engine.record import EngineRecord
@@ -56,7 +57,7 @@ class Bundle(Stage[BundleSettings]):
             source="" if request.source is None else Path(request.source.label).name,
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
-            profile=profile.model_copy(update={"build": build, **patterns}),
+            profile=profile.model_copy(update={"build": build, "store": StoreSettings(), **patterns}),
             simplify=request.simplify,
             calibration=quote if profile.precision.calibrated else None,
             classes=recipe.classes if evaluation is None else evaluation.classes or recipe.classes,

@@ -3,6 +3,7 @@
 from trtpipe.store.entry import Entry, Stored
 from trtpipe.store.key import Key
 from trtpipe.store.maintenance import PruneReport, VerifyReport
+from trtpipe.store.shared import SharedStore
 from trtpipe.store.store import ArtifactStore
 
-__all__ = ["ArtifactStore", "Entry", "Key", "PruneReport", "Stored", "VerifyReport"]
+__all__ = ["ArtifactStore", "Entry", "Key", "PruneReport", "SharedStore", "Stored", "VerifyReport"]

@@ -62,8 +62,7 @@ class Layout:
 
         Those who share a cache folder under keys of their own never replace what another one reads.
         """
-        digest = key.digest
-        return self.entries / key.stage / digest[:2] / f"{digest}-{self.seal.seal(_PLACE, b'')[:_TAG]}"
+        return self.entries / key.stage / key.digest[:2] / entry_name(key, self.seal)
 
     def is_elsewhere(self, key: Key) -> bool:
         """Whether there is an entry for ``key`` under another seal."""
@@ -137,6 +136,16 @@ class Layout:
     def key_lock(self, digest: str) -> Path:
         """The lock of the one builder of a key."""
         return self.locks / f"{digest}.lock"
+
+
+def seal_name(seal: Seal) -> str:
+    """What tells one seal from others, and nothing of it: 16 hex digits."""
+    return seal.seal(_PLACE, b"")[:_TAG]
+
+
+def entry_name(key: Key, seal: Seal) -> str:
+    """What the entry for a key is called under a seal."""
+    return f"{key.digest}-{seal_name(seal)}"
 
 
 def digest_of(place: Path) -> str:

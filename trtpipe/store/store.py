@@ -25,6 +25,7 @@ from trtpipe.store.entry import (
     Stored,
     check_entry,
     is_entry_name,
+    read_entry,
     seal,
     unseal,
 )
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from trtpipe.config.authenticity import Seal
     from trtpipe.store.key import Key
+    from trtpipe.store.shared import SharedStore
 
 _ATTEMPTS = 3
 _MOST_PINS = 128
@@ -66,14 +68,23 @@ class ArtifactStore:
             entries of another key are not used.
         seal: proves that this user's trtpipe wrote an entry; by default with the key of the user's configuration
             folder, or that of ``TRTPIPE_CACHE_KEY``.
+        shared: what other machines have made, and get from this one; with the same seal. Then ``root`` is the cache in
+            front of it.
 
     Raises:
         HostError: from any method: the folder cannot be used, is another user's or is open to others, the disk
             is full or fails.
     """
 
-    def __init__(self, root: Path, progress: Progress | None = None, seal: Seal | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        progress: Progress | None = None,
+        seal: Seal | None = None,
+        shared: SharedStore | None = None,
+    ) -> None:
         self._layout = Layout(root.absolute(), seal or user_key())
+        self._shared = shared
         self._said: set[str] = set()
         self._progress: Progress = progress or NullProgress()
         self._pins: OrderedDict[str, int] = OrderedDict()  # digest -> handle with a shared lock on the record
@@ -113,7 +124,27 @@ class ArtifactStore:
 
         Every byte of the entry is checked. A corrupt entry is moved to ``corrupt/``, reported as a warning, and then
         counts as missing. So does one that is not sealed with this store's key, which is left until it is replaced.
+        What another machine has shared is fetched.
+
+        Raises:
+            HostError: the shared store cannot be reached.
         """
+        found = self._lookup(key)
+        if self._shared is None:
+            return found
+        if found is None:
+            return self._fetch(key, self._shared)
+        if self._shared.wants(key):
+            self._shared.share(key, read_entry(found.folder, self._layout.seal), found.folder)
+        return found
+
+    def _fetch(self, key: Key, shared: SharedStore) -> Artifact | None:
+        doing = f"fetch {key.label}"
+        with scratch(self._layout, doing) as staging, self._layout.translate(doing):
+            entry = shared.fetch(key, staging)
+            return None if entry is None else self._install(staging, key, entry)
+
+    def _lookup(self, key: Key) -> Artifact | None:
         place = self._layout.place(key)
         with self._layout.translate("read the cache"):
             for _ in range(_ATTEMPTS):  # again if another process replaces the entry meanwhile
@@ -171,7 +202,12 @@ class ArtifactStore:
         move = self._layout.tmp in above or self._layout.partial in above
         needed = None if move else _size(draft)
         with scratch(self._layout, doing) as staging, self._layout.translate(doing, needed):
-            return self._install(staging, key, self._fill(staging, key, draft, seconds, move=move))
+            entry = self._fill(staging, key, draft, seconds, move=move)
+            if self._shared is not None and not self._shared.push(key, entry, staging):
+                winner = self._fetch(key, self._shared)  # all machines go on with the same bytes
+                if winner is not None:
+                    return winner
+            return self._install(staging, key, entry)
 
     def _fill(self, staging: Path, key: Key, draft: Draft, seconds: float, *, move: bool) -> Entry:
         """Make ``staging`` a complete entry, flushed to the disk; the record is written last."""
@@ -190,7 +226,7 @@ class ArtifactStore:
         place = self._layout.place(key)
         self._layout.make(place.parent)
         for _ in range(_ATTEMPTS):
-            if (winner := self.lookup(key)) is not None:  # also moves a corrupt entry aside
+            if (winner := self._lookup(key)) is not None:  # also moves a corrupt entry aside
                 return winner
             maintenance.quarantine(self._layout, place)  # one of another key
             handle = open_plain(staging / RECORD)
@@ -209,9 +245,10 @@ class ArtifactStore:
 
     @contextmanager
     def lock(self, key: Key) -> Iterator[None]:
-        """Be the only builder of ``key`` among all processes. Look up again inside: another may have built it before.
+        """Be the only builder of ``key`` among all processes, and machines where the store is shared. Look up again
+        inside: another may have built it before.
 
-        The lock of a killed process is released at once.
+        The lock of a killed process is released at once on its own machine, and for others after the lease's term.
         """
         doing = f"lock {key.label} in the cache"
         waiting = f"waiting for another process that builds {key.label}"
@@ -220,6 +257,8 @@ class ArtifactStore:
             with self._layout.translate(doing):
                 self._layout.create()
                 stack.enter_context(locked(path, _QUIET_SECONDS, lambda: self._progress.note(waiting)))
+            if self._shared is not None and self._lookup(key) is None:
+                stack.enter_context(self._shared.lock(key))
             yield
 
     @contextmanager
@@ -255,9 +294,15 @@ class ArtifactStore:
             write_new(folder / "memo", seal({"name": name, "value": value}, self._layout.seal, MEMO))
             (folder / "memo").replace(self._memo(name))
             sync_folder(self._layout.memo)
+        if self._shared is not None:
+            self._shared.remember(name, value)
 
     def recall(self, name: str) -> JSON:
         """The JSON value stored under ``name``; ``None`` if there is none, or if it is damaged or not ours."""
+        value = self._recall(name)
+        return self._shared.recall(name) if value is None and self._shared is not None else value
+
+    def _recall(self, name: str) -> JSON:
         with self._layout.translate(f"recall {name}"):
             try:
                 content = unseal(read_plain(self._memo(name), RECORD_LIMIT), self._layout.seal, MEMO)

@@ -1,0 +1,149 @@
+"""Both kinds of bucket do the same; and what an object store refuses is said without showing the request."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from object_server import BUCKET, SECRET, ObjectServer, free_ports
+
+from trtpipe.errors import HostError, InputError
+from trtpipe.remote import Bucket, Denied, check_url, open_bucket
+
+
+class TestObjects:
+    def test_come_back_as_they_were_written(self, bucket: Bucket) -> None:
+        bucket.put("a/b", b"one")
+        bucket.put("a/b", b"two")
+        found, head = bucket.get("a/b", 10), bucket.head("a/b")
+        assert found is not None
+        assert head is not None
+        assert (found.data, head.size) == (b"two", 3)
+        assert abs(found.modified - bucket.now()) < 5
+
+    def test_are_missing_or_too_large(self, bucket: Bucket) -> None:
+        bucket.put("a", b"12345")
+        assert bucket.get("a", 4) is None
+        assert bucket.get("b", 4) is None
+        assert bucket.head("b") is None
+        assert bucket.download("b", None, 10) is None
+        bucket.delete("b")
+
+    def test_are_listed_below_a_folder(self, bucket: Bucket) -> None:
+        for name in ("x/1", "x/y/2", "xz/3"):
+            bucket.put(name, name.encode())
+        assert {each.name: each.size for each in bucket.list("x/")} == {"x/1": 3, "x/y/2": 5}
+        bucket.delete("x/1")
+        assert [each.name for each in bucket.list("x/")] == ["x/y/2"]
+
+    def test_large_ones_travel_in_parts(self, bucket: Bucket, tmp_path: Path) -> None:
+        content = os.urandom(33 << 20)  # three parts
+        (tmp_path / "up").write_bytes(content)
+        bucket.upload("large", tmp_path / "up")
+        assert bucket.download("large", tmp_path / "down", len(content)) == hashlib.sha256(content).hexdigest()
+        assert (tmp_path / "down").read_bytes() == content
+
+    def test_are_read_to_a_limit(self, bucket: Bucket, tmp_path: Path) -> None:
+        bucket.put("a", b"x" * 100)
+        assert bucket.download("a", tmp_path / "a", 10) == hashlib.sha256(b"x" * 10).hexdigest()
+
+
+class TestConditions:
+    def test_a_name_is_created_once(self, bucket: Bucket) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            tags = list(pool.map(lambda index: bucket.create("name", b"%d" % index), range(8)))
+        assert sum(tag is not None for tag in tags) == 1
+        found = bucket.get("name", 10)
+        assert found is not None
+        assert tags[int(found.data)] == found.tag
+
+    def test_a_content_is_replaced_once(self, bucket: Bucket) -> None:
+        tag = bucket.create("name", b"before")
+        assert tag is not None
+        with ThreadPoolExecutor(8) as pool:
+            tags = list(pool.map(lambda index: bucket.replace("name", b"%d" % index, tag), range(8)))
+        assert sum(each is not None for each in tags) == 1
+        assert bucket.replace("other", b"", tag) is None
+
+
+class TestRefusals:
+    def test_a_reader_cannot_write(self, s3: str, server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        open_bucket(s3).put("a", b"1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET.format("reader"))
+        reader = open_bucket(s3, patience=1)
+        found = reader.get("a", 10)
+        assert found is not None
+        assert found.data == b"1"
+        assert [each.name for each in reader.list("")] == ["a"]
+        attempts = (
+            lambda: reader.put("a", b"2"),
+            lambda: reader.create("b", b"2"),
+            lambda: reader.replace("a", b"2", found.tag),
+            lambda: reader.delete("a"),
+        )
+        for attempt in attempts:
+            with pytest.raises(Denied):
+                attempt()
+        assert open_bucket(s3).get("a", 10) == found
+
+    @pytest.mark.parametrize(("key", "secret"), [("writer", "wrong-secret-of-a-test"), ("nobody", "x" * 16)])
+    def test_wrong_credentials_are_not_shown(
+        self, s3: str, monkeypatch: pytest.MonkeyPatch, key: str, secret: str
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        with pytest.raises(Denied) as caught:
+            open_bucket(s3).get("a", 10)
+        text = f"{caught.value} {caught.value.remedy} {caught.value.__cause__} {caught.value.__suppress_context__}"
+        assert secret not in text
+        assert key not in text
+        assert "Signature" not in text
+
+    def test_no_bucket(self, s3: str) -> None:
+        with pytest.raises(HostError, match="no such bucket"):
+            open_bucket("s3://elsewhere/x").get("a", 10)
+
+    def test_no_server(self, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+        begin = time.monotonic()
+        with pytest.raises(HostError, match="does not answer") as caught:
+            open_bucket(f"s3://{BUCKET}/x", patience=1).get("a", 10)
+        assert time.monotonic() - begin < 4
+        assert not isinstance(caught.value, Denied)
+
+    def test_a_folder_that_may_not_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(HostError):
+            open_bucket(f"file://{tmp_path}/file").put("a", b"1")
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("given", "plain"),
+        [
+            ("s3://bucket/some/prefix/", "s3://bucket/some/prefix"),
+            ("gs://bucket", "gs://bucket"),
+            ("file:///srv/store", "file:///srv/store"),
+        ],
+    )
+    def test_have_a_plain_form(self, given: str, plain: str) -> None:
+        assert check_url(given) == plain
+
+    @pytest.mark.parametrize(
+        "given",
+        ["", "bucket", "http://host/x", "s3:///x", "s3://b/a//b", "s3://b/../c", "file://host/x", "file:x", "s3://[x"],
+    )
+    def test_others_are_refused(self, given: str) -> None:
+        with pytest.raises(InputError):
+            check_url(given)
+
+    @pytest.mark.parametrize("given", ["s3://me:hunter2@bucket/x", "s3://bucket/x?secret=hunter2"])
+    def test_credentials_are_refused_and_not_shown(self, given: str) -> None:
+        with pytest.raises(InputError) as caught:
+            check_url(given)
+        assert "hunter2" not in f"{caught.value} {caught.value.remedy}"

@@ -1,0 +1,173 @@
+"""Workers of a Ray cluster: tasks with custom resources, which each node says that it has when it joins.
+
+``ray start ... --resources "$(trtpipe doctor --resources)"`` on a node says what is there: ``trtpipe-0.1.0``,
+``tensorrt-rtx-1.7.1.116``, ``gpu-sm89``.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import exceptions
+
+import trtpipe
+from trtpipe.errors import HostError, InputError
+from trtpipe.farm.perform import perform_text
+from trtpipe.farm.resources import GPU, offer_of, resources_of
+from trtpipe.farm.tasks import Needs, Offer, begins, own_offer
+from trtpipe.farm.workers import Ended, Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+
+    from trtpipe.config.settings import Settings
+    from trtpipe.farm.tasks import Task
+
+#: Of what any number of tasks may use at once.
+_SHARE = 0.001
+#: Tasks that are handed to Ray before others are done, for each CPU of the cluster.
+_AHEAD = 2
+_SECONDS = 5.0
+#: How often a cluster of one's own is started.
+_STARTS = 3
+
+
+class RayWorkers(Workers):
+    """The nodes of a cluster.
+
+    Args:
+        address: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; ``local`` starts a cluster on this machine, as large
+            as ``settings.jobs`` says.
+
+    Raises:
+        HostError: there is no such cluster, it has another version of Ray or Python, or no node of it has this trtpipe.
+    """
+
+    def __init__(self, address: str, settings: Settings) -> None:
+        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        self._running: dict[int, Any] = {}
+        _connect(address, settings)
+        self._offers = tuple(
+            offer_of(str(node["NodeManagerHostname"]), node["Resources"]) for node in ray.nodes() if node["Alive"]
+        )
+        ours = [offer for offer in self._offers if offer.trtpipe == trtpipe.__version__]
+        if not ours:
+            versions = ", ".join(sorted({offer.trtpipe or "none" for offer in self._offers}))
+            self.close()
+            raise HostError(
+                f"no node of the Ray cluster {address} has trtpipe {trtpipe.__version__} (they say: {versions})",
+                'start nodes with ray start ... --resources "$(trtpipe doctor --resources)"',
+            )
+        self._offers = tuple(ours)
+        self._cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        # Retries are the scheduler's: it says so, and counts them.
+        self._perform = ray.remote(max_retries=0)(perform_text)
+
+    @property
+    def nodes(self) -> int:
+        """How many there are with this trtpipe."""
+        return len(self._offers)
+
+    def offers(self) -> tuple[Offer, ...]:
+        return self._offers
+
+    def room(self) -> int:
+        return _AHEAD * self._cpus + 2 - len(self._running)
+
+    def submit(self, task: Task) -> None:
+        wanted = self._resources(task.needs)
+        reference = self._perform.options(num_cpus=1, resources=wanted, name=task.label[:100]).remote(
+            task.request.to_line()
+        )
+        self._running[task.number] = reference
+        reference.future().add_done_callback(partial(self._note, task.number))
+
+    def _resources(self, needs: Needs) -> dict[str, float]:
+        found = {f"trtpipe-{trtpipe.__version__}": _SHARE}
+        if needs.flavor:
+            serving = [offer.flavors[needs.flavor] for offer in self._offers if offer.serves(needs)]
+            version = max((each for each in serving if begins(each, needs.version)), key=_numbers)
+            found[f"{needs.flavor}-{version or '0'}"] = _SHARE
+        if needs.gpu:
+            found[f"{GPU}{needs.gpu}"] = 1.0  # measuring takes a whole one
+        return found
+
+    def _note(self, number: int, done: Future[str]) -> None:
+        """In a thread of Ray's."""
+        error = done.exception()
+        if error is None:
+            self._ended.put(Ended(number, done.result()))
+        else:
+            why = "its node is gone" if isinstance(error, exceptions.NodeDiedError) else "its worker died"
+            self._ended.put(Ended(number, None, f"{why} ({type(error).__name__})"))
+
+    def wait(self) -> Sequence[Ended]:
+        if not self._running:
+            return []
+        ended = [self._next()]
+        while not self._ended.empty():
+            ended.append(self._ended.get())
+        for each in ended:
+            self._running.pop(each.number, None)
+        return ended
+
+    def _next(self) -> Ended:
+        while True:
+            try:
+                return self._ended.get(timeout=_SECONDS)
+            except queue.Empty:
+                if not ray.is_initialized():
+                    raise HostError("the connection to the Ray cluster is lost", "start the matrix again") from None
+
+    def close(self) -> None:
+        for reference in self._running.values():
+            ray.cancel(reference, force=True)
+        self._running.clear()
+        ray.shutdown()
+
+
+def _connect(address: str, settings: Settings) -> None:
+    """Join a cluster, or start one; on a machine that is busy Ray may give up too soon, so that is tried again."""
+    own = address == "local"
+    resources = resources_of(own_offer(settings)) if own else None
+    for left in reversed(range(_STARTS if own else 1)):
+        try:
+            ray.init(
+                address=address,
+                resources=resources,
+                num_cpus=settings.jobs if own else None,
+                include_dashboard=False if own else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except Exception as error:
+            ray.shutdown()  # of what was started before
+            if left == 0 or "timed out" not in str(error):
+                raise _no_cluster(address, error) from error
+        else:
+            return
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def _no_cluster(address: str, error: Exception) -> HostError | InputError:
+    text = str(error)
+    if "ersion mismatch" in text:
+        words = " ".join(text.split())[:300]
+        return HostError(
+            f"the Ray cluster {address} has another version of Ray or Python than this machine: {words}",
+            f"install one of both on all machines; here: ray {ray.__version__}",
+        )
+    if isinstance(error, ValueError):
+        return InputError(f"--ray {address!r}: {' '.join(text.split())[:200]}", "give auto, local or HOST:PORT")
+    return HostError(
+        f"there is no Ray cluster at {address}: {' '.join(text.split())[:200]}",
+        "start one (ray start --head), correct the address, or leave --ray out to work on this machine",
+    )

@@ -1,0 +1,192 @@
+"""The public functions of the build farm: run a matrix, and say beforehand what that would do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trtpipe.api.arguments import check_arguments
+from trtpipe.config.paths import path_of
+from trtpipe.config.settings import Settings
+from trtpipe.errors import HostError, InputError
+from trtpipe.farm.choice import choose, shipped
+from trtpipe.farm.graph import Graph, graph_of
+from trtpipe.farm.local import LocalWorkers
+from trtpipe.farm.matrix_file import load_matrix
+from trtpipe.farm.outcome import Outcome, cell_result, matrix_report, published
+from trtpipe.farm.report import MatrixReport, junit
+from trtpipe.farm.scheduler import Schedule
+from trtpipe.pipeline.pipeline import opened_store
+from trtpipe.pipeline.publish import check_writable, write_files
+from trtpipe.progress import NullProgress, Progress
+from trtpipe.remote import check_url
+from trtpipe.store.files import try_locked
+from trtpipe.store.layout import seal_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trtpipe.config.paths import PathLike
+    from trtpipe.farm.workers import Workers
+
+REPORT, JUNIT = "matrix.json", "junit.xml"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell before the work.
+
+    Attributes:
+        where: the workers that can do it; empty with a ``problem``.
+        tasks: how many it needs, and how many other cells share one of them.
+    """
+
+    name: str
+    where: tuple[str, ...]
+    tasks: int
+    shared: int
+    problem: str = ""
+
+
+def plan_matrix(
+    file: PathLike, *, ray: str | None = None, settings: Settings | None = None, progress: Progress | None = None
+) -> tuple[Planned, ...]:
+    """What ``build_matrix`` would do: where each cell can run, and what cells share.
+
+    Args:
+        file, ray, settings: as ``build_matrix`` takes them.
+
+    Raises:
+        InputError, RecipeError, HostError: likewise.
+
+    Example:
+        >>> [cell.name for cell in trtpipe.plan_matrix("matrix.toml")]
+        ['net-fp16-sm89-null', 'net-int8-sm89-null']
+    """
+    path, here = path_of(file, "file"), settings or Settings.from_environment()
+    matrix = load_matrix(path)
+    with _workers(ray, here) as workers:
+        offers = workers.offers()
+    chosen = choose(matrix, path, offers)
+    graph = graph_of(chosen.builds, offers, here, shards=matrix.shards) if chosen.builds else Graph((), ())
+    planned = []
+    for number, cell in enumerate(chosen.cells):
+        tasks = graph.of(chosen.of(number))
+        needs = [task.needs for task in tasks]
+        where = tuple(offer.name for offer in offers if tasks and all(map(offer.serves, needs)))
+        problem = chosen.problems[number].message if number in chosen.problems else ""
+        shared = sum(task.cells > 1 for task in tasks)
+        planned.append(Planned(cell.name, where, len(tasks), shared, problem))
+    return tuple(planned)
+
+
+def build_matrix(
+    file: PathLike,
+    out: PathLike,
+    *,
+    ray: str | None = None,
+    bundles: bool = True,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> MatrixReport:
+    """Build every cell of a matrix, and write ``matrix.json``, ``junit.xml`` and the bundles to ``out``.
+
+    Cells that share a calibration, or anything else, make it once. What fails ends the cells that need it, and no
+    others. What was done is in the store, so a matrix that was interrupted goes on where it stopped.
+
+    Args:
+        file: the matrix file (TOML).
+        out: a folder.
+        ray: the address of a Ray cluster, ``auto`` or ``local``; by default processes of this machine work.
+        bundles: whether the bundle of each cell goes to ``out/cells/NAME``.
+        settings: cache folder, store and number of workers (default: from the environment).
+        progress: listens.
+
+    Returns:
+        What became of each cell. A failed cell is no error: see its ``exit_code``.
+
+    Raises:
+        RecipeError: the matrix file is wrong, or a file that it names.
+        InputError: another run writes to ``out``.
+        HostError: the store or the Ray cluster cannot be used.
+
+    Example:
+        >>> trtpipe.build_matrix("matrix.toml", "out").exit_code
+        0
+    """
+    check_arguments({"settings": settings, "progress": progress})
+    path, folder = path_of(file, "file"), path_of(out, "out")
+    here, listener, begin = settings or Settings.from_environment(), progress or NullProgress(), time.monotonic()
+    check_writable(folder)
+    matrix = load_matrix(path)
+    where = check_url(here.store) if here.store else ""
+    with _alone(folder), opened_store(here, "", listener) as store, _workers(ray, here) as workers:
+        offers = workers.offers()
+        if ray not in (None, "local") and not where and len(offers) > 1:
+            raise InputError(
+                f"the Ray cluster {ray} has {len(offers)} nodes, and no shared store is given",
+                "add --store s3://BUCKET/PREFIX, through which nodes give each other what they make",
+            )
+        chosen = choose(matrix, path, offers)
+        for number, problem in chosen.problems.items():
+            listener.warn(f"{chosen.cells[number].name}: {problem.message} ({problem.remedy})")
+        if ray is not None and where:
+            chosen = shipped(chosen, where, matrix.ship_limit)
+        graph = Graph((), ())
+        if chosen.builds:
+            graph = graph_of(
+                chosen.builds,
+                offers,
+                here,
+                seal=seal_name(here.key),
+                store=where,
+                cache_dir="" if ray is not None and where else str(here.cache_dir.absolute()),
+                shards=matrix.shards,
+            )
+        schedule = Schedule(graph.tasks, workers, listener)
+        outcome = Outcome(chosen, graph, schedule.run())
+        cells = tuple(cell_result(number, outcome, matrix.memory_budget) for number in range(len(chosen.cells)))
+        if bundles:
+            cells = tuple(published(number, cell, outcome, store, folder) for number, cell in enumerate(cells))
+    report = matrix_report(cells, offers, schedule, time.monotonic() - begin)
+    write_report_files(report, folder)
+    return report
+
+
+def write_report_files(report: MatrixReport, folder: Path) -> None:
+    """``matrix.json`` and ``junit.xml``."""
+    texts = {folder / REPORT: report.to_file() + "\n", folder / JUNIT: junit(report)}
+    write_files(texts, named=())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second driver out of the same output folder; builds of two drivers are told apart by the store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with try_locked(folder / ".matrix.lock") as held:
+        if not held:
+            raise InputError(f"{folder}: another trtpipe matrix writes there", "wait for it, or choose another folder")
+        yield
+
+
+@contextmanager
+def _workers(address: str | None, settings: Settings) -> Iterator[Workers]:
+    workers: Workers
+    if address is None:
+        workers = LocalWorkers(settings)
+    else:
+        try:
+            from trtpipe.farm.ray_cluster import RayWorkers
+        except ModuleNotFoundError as error:
+            raise HostError(
+                "--ray needs the package 'ray', which is not installed",
+                "pip install 'trtpipe[farm]', or leave --ray out to work on this machine",
+            ) from error
+        workers = RayWorkers(address, settings)
+    try:
+        yield workers
+    finally:
+        workers.close()
