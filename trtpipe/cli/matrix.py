@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli import options
-from trtpipe.cli.options import command
+from trtpipe.cli.options import command, session_option, setter
 from trtpipe.cli.results import print_document
 from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
-from trtpipe.cli.wiring import session_option, setter
 from trtpipe.config.units import format_bytes, format_seconds, printable
 
 if TYPE_CHECKING:

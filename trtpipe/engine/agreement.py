@@ -121,7 +121,7 @@ def _holders(report: EngineReport) -> dict[str, list[EngineLayer]]:
 
 def _is_narrow(layer: EngineLayer, weighted: bool) -> bool:
     weights = [each for each in layer.constants if prod(each.dims) > 1]  # the others are scaling factors
-    if weighted and layer.is_product and weights:
+    if weighted and layer.is_conv_gemm and weights:
         return _in_16_bits(weights)
     unknown = layer.is_attention or _CAST in layer.name
     return not unknown and _in_16_bits([*layer.inputs, *weights, *layer.outputs])
