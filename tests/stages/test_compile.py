@@ -282,7 +282,7 @@ def test_a_convolution_kept_alone_is_computed_in_16_bits_and_the_record_says_so(
     (workdir / "engines").mkdir()
     record = EngineRecord.read(run_stage(STAGE, job, inputs, workdir / "engines", heard_all).sidecar)
     assert record.report is not None
-    [kernel] = [layer for layer in record.report.kernels if layer.is_product and "c" in layer.nodes]
+    [kernel] = [layer for layer in record.report.kernels if layer.is_conv_gemm and "c" in layer.nodes]
     assert [tensor.type for tensor in kernel.constants if len(tensor.dims) == 4 and tensor.dims[2:] == (3, 3)] == [
         "Half" if undone else "Float"
     ]
