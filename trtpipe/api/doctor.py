@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import trtpipe
 from trtpipe.api.arguments import check_arguments
 from trtpipe.artifact import Record
-from trtpipe.backends.advisories import open_advisories
 from trtpipe.backends.base import load_backend, missing
 from trtpipe.backends.choice import choose_backend
 from trtpipe.backends.gpu import gpus, has_driver
+from trtpipe.config.advisories import open_advisories
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.requirements import Requirement, requirements
 from trtpipe.config.settings import Settings

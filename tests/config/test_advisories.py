@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.backends.advisories import open_advisories
+from trtpipe.config.advisories import open_advisories
 
 
 @pytest.mark.parametrize(
