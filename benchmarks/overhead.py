@@ -41,10 +41,12 @@ class Cost(NamedTuple):
     memory: int
 
 
-def watched(command: list[str], environment: dict[str, str]) -> Cost:
-    """Run a command to its end."""
+def watched(command: list[str], environment: dict[str, str], folder: Path | None = None) -> Cost:
+    """Run a command to its end, in ``folder``."""
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     peak = 0
     errors: list[str] = []
     reader = threading.Thread(target=lambda: errors.append(process.stderr.read() if process.stderr else ""))

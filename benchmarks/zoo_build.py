@@ -68,7 +68,7 @@ def _attempt(source: tuple[object, ...], data: Sequence[object], precision: str,
         result = trtpipe.build(
             source, work / precision, calib_data=data, profile=profile, progress=stages,
             settings=trtpipe.Settings(cache_dir=work / "cache", threads=1, jobs=1),
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
     except TrtpipeError as error:
         outcome, message = _ENDS.get(error.exit_code, "crash"), f"error: {error.message}\n  try: {error.remedy}"
         return _Ended(outcome, stages.last, message, {"total": round(time.perf_counter() - begin, 1)})

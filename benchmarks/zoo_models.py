@@ -254,9 +254,9 @@ def _made(what: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
 
 
 def _wake(module: nn.Module) -> None:
-    """Let branches count that start from zero, such as LayerScale's: in trained networks they do."""
+    """Let branches count that start from zero, such as LayerScale's, and tokens: in trained networks they do."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             flat = parameter.numel() > 1 and float(parameter.max() - parameter.min()) == 0
             if flat and not name.endswith("bias") and float(parameter.abs().max()) < 0.05:
-                parameter.fill_(0.5)
+                parameter.uniform_(0.25, 0.75)

@@ -247,6 +247,18 @@ class TestExamples:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("opset", [20, 23])
+def test_attention_to_nothing_is_0_as_in_pytorch(workdir, opset):
+    class Attend(nn.Module):
+        def forward(self, x, seen):
+            return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=seen)
+
+    x, seen = torch.ones(1, 2, 3, 4), torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
+    proto, _ = export(Attend(), (x, seen[None, None]), workdir, opset=opset)  # where it is compared on these
+    (found,) = run(proto, {"x": x.numpy(), "seen": seen[None, None].numpy()}).values()
+    assert found[0, 0, :, 0].tolist() == [1, 1, 0]
+
+
 class TestCannot:
     def test_control_flow_that_depends_on_values(self, workdir):
         class Branches(Linear):

@@ -183,6 +183,19 @@ class TestAgreement:
         assert [(found.node, found.largest) for found in report.overflows] == [("mul_1", 160000)]
         assert report.reasons == ("lowered: 1 tensor overflows in 16-bit storage; 'm' of node 'mul_1' reaches 1.6e+05",)
 
+    def test_a_graph_in_16_bits_that_is_off_is_failed_with_the_node_that_makes_it_so(self, go, tmp_path):
+        np.savez(tmp_path / "data.npz", x=normal(8, 8))
+        head = "(float[N,8] x) => (float[N,8] y) {"
+        body = "s = Add(%s, c) t = Sub(s, c) u = Mul(t, k) %s }"
+        exact = model(head + body % ("x", "y = Identity(u)"), c=np.float32(4000), k=np.float32(0.5))
+        half = head + "h = Cast<to=10>(x) " + body % ("h", "y = Cast<to=1>(u)")
+        rounded = model(half, c=np.float16(4000), k=np.float16(0.5))
+        options = {"precision": "fp16", "shapes": (), "data": str(tmp_path / "data.npz")}
+        report = go(model=exact, simplified=exact, lowered=rounded, **options)
+        assert len(report.reasons) == 2
+        assert report.reasons[1].startswith("lowered: ")
+        assert "Sub " in report.reasons[1]
+
 
 class TestData:
     def test_random_feeds_are_the_last_resort_and_said_to_be_so(self, go, heard_all):

@@ -21,6 +21,7 @@ from trtpipe.isolation.imports import without
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.contrib_operators import WriteContribOperators
+from trtpipe.passes.empty_rows import AskMasks
 from trtpipe.passes.expand_functions import ExpandFunctions
 from trtpipe.passes.float32_forms import ComputeInFloat32
 from trtpipe.passes.fold_batch_norm import FoldBatchNorm
@@ -88,6 +89,7 @@ def rewriting(fixed: Mapping[str, Sequence[int | None]]) -> tuple[GraphPass, ...
         FoldConstants(),
         ResolveBranches(fixed),
         _INFER_SHAPES,
+        AskMasks(),
         FoldBatchNorm(),
         FuseLayerNorm(),
         *READ_RIGHT,

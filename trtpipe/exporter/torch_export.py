@@ -40,6 +40,7 @@ from trtpipe.exporter.state import copied, random_error, refuse_state, restored,
 from trtpipe.exporter.structure import dotted, tensors_in
 from trtpipe.isolation.file_tracking import FileTracker
 from trtpipe.isolation.worker import Report
+from trtpipe.passes.empty_rows import AskMasks
 from trtpipe.passes.widen_half_formats import WidenHalfFormats, half_formats_in
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def export_module(module: object, examples: object | None, request: TorchRequest
         model
     )  # onnxruntime has no Conv or Gemm in bfloat16, and all precisions start from float32
     WidenHalfFormats(half_formats).call(model)
+    AskMasks(written_by_torch=True).call(model)
     half = max(half_formats, key=lambda form: form.rounding, default=None)
     name_nodes(model, exported.inner)
     keep_lines_alone(model)

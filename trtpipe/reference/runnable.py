@@ -77,9 +77,9 @@ def runnable_graph(path: Path, half: Format | None, workdir: Path) -> tuple[Path
         return path, ""
     from trtpipe.preflight.onnx_io import save_model
 
-    emulated = workdir / "emulated.onnx"
-    save_model(_emulated(path), emulated)
-    return emulated, f"{half.storage} storage emulated"
+    written = workdir / "emulated.onnx"
+    save_model(emulated(path), written)
+    return written, f"{half.storage} storage emulated"
 
 
 def open_watched(
@@ -98,7 +98,7 @@ def open_watched(
     onnx = load_backend("onnxruntime")
     if precision.half is None:
         return Contender("lowered", stack.enter_context(onnx.open(path, runtime)), precision, before=before)
-    model = _emulated(path)
+    model = emulated(path)
     probes, makers = watch_storage(model)
     save_model(model, workdir / "emulated.onnx")
     runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", runtime))
@@ -106,7 +106,8 @@ def open_watched(
     return Contender("lowered", StorageWatch(runner, probes, makers), precision, note, before)
 
 
-def _emulated(path: Path) -> ir.Model:
+def emulated(path: Path) -> ir.Model:
+    """A lowered graph whose 16-bit storage onnxruntime can show: float32 that is rounded to the type."""
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.infer_types import InferTypes
     from trtpipe.preflight.onnx_io import load_model

@@ -35,7 +35,7 @@ class Simplify(Stage[SimplifySettings]):
 
     name = "simplify"
     produces = "simplified"
-    version = 16
+    version = 17
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def settings(self, request: BuildRequest) -> SimplifySettings:

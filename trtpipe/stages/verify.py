@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.data.input_checks import are_pixels
-from trtpipe.errors import InputError, StageError
+from trtpipe.errors import InputError, StageError, TrtpipeError
 from trtpipe.isolation.worker import user_limits
 from trtpipe.passes.decisions import kept_for_accuracy
 from trtpipe.progress import NullProgress
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
+    from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress
     from trtpipe.reference.runnable import VerificationData
     from trtpipe.stages.stage import Inputs
@@ -138,7 +140,8 @@ class Verify(Stage[VerifySettings]):
             doubts=doubts,
             passed=True,
         )
-        _explained(with_verdict(report), inputs).write(workdir / PARITY)
+        judged = _explained(with_verdict(report), inputs)
+        _with_origin(judged, inputs, data.dataset, workdir, runtime).write(workdir / PARITY)
         return Draft("parity", workdir, (PARITY, OUTPUTS), observed=observed)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
@@ -160,6 +163,27 @@ def _explained(report: ParityReport, inputs: Inputs) -> ParityReport:
     form, half = record.precision.quantized, record.precision.half or FP32
     kept = kept_for_accuracy(record.nodes, form.name.upper(), half.name.upper()) or f"no layer is kept in {half}"
     reason = f"lowered: {kept}; accuracy.min_coverage ({record.fallback.least_coverage:.0%}) allows no more"
+    return report.model_copy(update={"reasons": (*report.reasons, reason)})
+
+
+def _with_origin(report: ParityReport, inputs: Inputs, data: Dataset, workdir: Path, runtime: Settings) -> ParityReport:
+    """A failed verdict on a graph in 16 bits with the node that most of the error comes from, where it is one."""
+    from trtpipe.reference.error_origin import error_origin
+
+    precision = report.precision
+    compared = next((each for each in report.comparisons if each.artifact == "lowered" and not each.passed), None)
+    if report.passed or compared is None or precision.quantized is not None or precision.half is None:
+        return report
+    failed = next(output for output in compared.outputs if not output.passed)
+    feed = next(islice((sample.feed for sample in data), failed.worst_feed, None))
+    exact = inputs.path("simplified" if "simplified" in inputs.artifacts else "model")
+    try:
+        origin = error_origin(exact, inputs.path("lowered"), failed.output, feed, workdir, runtime)
+    except TrtpipeError as error:  # with all tensors visible a graph needs far more memory
+        found = f"the node it arises in was not found: {error.message}"
+    else:
+        found = "it adds up over many nodes" if origin is None else str(origin)
+    reason = f"lowered: of the error of output {failed.output!r}, {found}"
     return report.model_copy(update={"reasons": (*report.reasons, reason)})
 
 
