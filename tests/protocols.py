@@ -36,15 +36,25 @@ if TYPE_CHECKING:
     from trtpipe.delivery.encryption import Identities
     from trtpipe.delivery.keys import FileKey, PrivateKey, _TokenKey
     from trtpipe.delivery.reader import Decrypts
+    from trtpipe.farm.local import LocalWorkers
+    from trtpipe.farm.ray_cluster import RayWorkers
+    from trtpipe.farm.workers import Workers
     from trtpipe.isolation.reducer import LocalReduction, Reducer, Reduction, Runner
     from trtpipe.isolation.remote_runner import ModelOpener, OpenModel, RemoteRunner, _RemoteReduction
     from trtpipe.latency.measuring import HostTimer
     from trtpipe.pipeline.pipeline import STAGES
     from trtpipe.progress import NullProgress, Progress
+    from trtpipe.remote.bucket import Bucket
+    from trtpipe.remote.folder import FolderBucket
+    from trtpipe.remote.objects import ObjectBucket
     from trtpipe.runtime.cpu import GraphSession
     from trtpipe.stages.evaluate import Evaluate
     from trtpipe.stages.export import Export
+<<<<<<< HEAD
     from trtpipe.stages.lower import Lower
+=======
+    from trtpipe.stages.observe_shards import ObserveFromShards, ObserveShard
+>>>>>>> farm
     from trtpipe.stages.sensitivity import MeasureSensitivity
     from trtpipe.stages.stage import Noting, Stage
 
@@ -63,7 +73,12 @@ if TYPE_CHECKING:
     listeners: tuple[type[Progress], ...] = (NullProgress,)
     decrypting: tuple[type[Decrypts], ...] = (Identities,)
     private_keys: tuple[type[PrivateKey], ...] = (FileKey, _TokenKey)
-    stages: tuple[Stage[Any], ...] = (*STAGES, Evaluate("model"), MeasureSensitivity())
+    stages: tuple[Stage[Any], ...] = (
+        *(*STAGES, Evaluate("model"), MeasureSensitivity(), ObserveShard(0, 1)),
+        ObserveFromShards(()),
+    )
+    buckets: tuple[type[Bucket], ...] = (FolderBucket, ObjectBucket)
+    workers: tuple[type[Workers], ...] = (LocalWorkers, RayWorkers)
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
     noting: tuple[type[Noting], ...] = (Export, Lower)
     sessions: tuple[type[Session], ...] = (EngineSession, GraphSession)

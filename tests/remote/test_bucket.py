@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,6 +122,59 @@ class TestRefusals:
         (tmp_path / "file").write_text("")
         with pytest.raises(HostError):
             open_bucket(f"file://{tmp_path}/file").put("a", b"1")
+
+
+class Answers:
+    """An S3 server that says one thing to every request."""
+
+    def __init__(self, status: int, code: str) -> None:
+        body = f"<Error><Code>{code}</Code><StringToSign>hunter2</StringToSign></Error>".encode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (400, "ExpiredToken", "expired"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (403, "AccessDenied", "do not allow"),
+        (404, "NoSuchBucket", "no such bucket"),
+        (503, "SlowDown", "status 503"),
+    ],
+)
+def test_what_a_store_refuses_is_said_in_words_of_ours(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, words: str
+) -> None:
+    pytest.importorskip("obstore")
+    answers = Answers(status, code)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", answers.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-a-test")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    bucket = open_bucket("s3://bucket/x", patience=0.5)
+    try:
+        for attempt in (lambda: bucket.get("a", 10), lambda: bucket.put("a", b"1"), lambda: bucket.create("a", b"1")):
+            with pytest.raises(HostError, match=words) as caught:
+                attempt()
+            assert "hunter2" not in str(caught.getrepr(chain=True))
+    finally:
+        answers.server.shutdown()
+        answers.server.server_close()
 
 
 class TestAddresses:

@@ -101,11 +101,9 @@ def _show_plan(session: Session, planned: tuple[Planned, ...]) -> int:
 
 
 def _show(report: MatrixReport) -> None:
-    from trtpipe.farm.report import word_of
-
     rows = [
         (
-            word_of(cell),
+            cell.word,
             printable(cell.name),
             "" if cell.size is None else format_bytes(cell.size),
             str(cell.built),

@@ -131,7 +131,11 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
         if len(cell.parts) > 1:
             place /= f"{position}-{Path(part.source).stem}"
         place = rejected_beside(place) if reply.figures.exit_code else place
-        publish_folder(_artifacts(reply, store), place)
+        try:
+            publish_folder(_artifacts(reply, store), place)
+        except TrtpipeError as error:  # of this cell: the others have theirs
+            problem = {"state": "error", "exit_code": error.exit_code, "problem": error.message}
+            return cell.model_copy(update={**problem, "headline": error.message})
         parts.append(part.model_copy(update={"folder": str(place.relative_to(folder))}))
     found = cell.model_copy(update={"parts": tuple(parts) or cell.parts})
     several = len(cell.parts) > 1 and not cell.exit_code

@@ -63,6 +63,11 @@ class CellResult(Record):
     hits: int = 0
     seconds: float = 0.0
 
+    @property
+    def word(self) -> str:
+        """``PASSED``, ``FAILED``, ``NOT JUDGED`` or ``ERROR``."""
+        return "ERROR" if self.state == "error" else WORDS[self.state]
+
 
 class MatrixReport(Record):
     """``matrix.json``.
@@ -102,11 +107,6 @@ class MatrixReport(Record):
 def worst(codes: Iterable[int]) -> int:
     """The worst exit code; 0 of none."""
     return min(codes, key=lambda code: _WORST.index(code) if code in _WORST else 0, default=0)
-
-
-def word_of(cell: CellResult) -> str:
-    """``PASSED``, ``FAILED``, ``NOT JUDGED`` or ``ERROR``."""
-    return "ERROR" if cell.state == "error" else WORDS[cell.state]
 
 
 def junit(report: MatrixReport) -> str:

