@@ -50,11 +50,8 @@ if TYPE_CHECKING:
     from trtpipe.runtime.cpu import GraphSession
     from trtpipe.stages.evaluate import Evaluate
     from trtpipe.stages.export import Export
-<<<<<<< HEAD
     from trtpipe.stages.lower import Lower
-=======
     from trtpipe.stages.observe_shards import ObserveFromShards, ObserveShard
->>>>>>> farm
     from trtpipe.stages.sensitivity import MeasureSensitivity
     from trtpipe.stages.stage import Noting, Stage
 
