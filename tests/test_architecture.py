@@ -18,43 +18,12 @@ LONG, TOO_LONG = 400, 500
 
 #: From the bottom to the top, each package a layer of its own; what lies beside the packages comes first. A module may
 #: import from its own package and from those below.
-LAYERS = tuple(
-    [
-        "errors",
-        "digest",
-        "durable",
-        "artifact",
-        "progress",
-        "preflight",
-        "config",
-        "isolation",
-        "passes",
-        "engine",
-        "backends",
-        "data",
-        "calibration",
-        "autocast",
-        "accuracy",
-        "reference",
-        "quantization",
-        "dynamic",
-        "latency",
-        "report",
-        "regression",
-        "delivery",
-        "runtime",
-        "exporter",
-        "stages",
-        "remote",
-        "store",
-        "pipeline",
-        "api",
-        "farm",
-        "views",
-        "cli",
-        "__main__",
-    ]
-)
+LAYERS = (
+    "errors", "digest", "durable", "artifact", "progress", "preflight", "config", "isolation", "passes",
+    "engine", "backends", "data", "calibration", "autocast", "accuracy", "reference", "quantization", "dynamic",
+    "latency", "report", "regression", "delivery", "runtime", "exporter", "stages", "remote", "store",
+    "pipeline", "api", "farm", "views", "cli", "__main__",
+)  # fmt: skip
 #: Imports that still go upwards: (module, what it imports).
 CIRCLES: set[tuple[str, str]] = set()
 LEVELS = {name: level for level, name in enumerate(LAYERS)}
