@@ -33,7 +33,7 @@ def report(**fields: object) -> ParityReport:
 def written(folder: Path, given: np.ndarray, reference: np.ndarray = REFERENCE) -> Path:
     recording = Recording()
     for part in (slice(0, 2), slice(2, 3)):
-        recording.add({"model": {"y": reference[part]}, "lowered": {"y": given[part]}})
+        recording.add({"model": {"y": reference[part]}, "lowered": {"y": given[part]}}, {})
     recording.save(folder / "outputs.json")
     return folder / "outputs.json"
 
