@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from trtpipe.stages.evaluate import Evaluate
     from trtpipe.stages.export import Export
     from trtpipe.stages.lower import Lower
+    from trtpipe.stages.observe import Observe
     from trtpipe.stages.observe_shards import ObserveFromShards, ObserveShard
     from trtpipe.stages.sensitivity import MeasureSensitivity
     from trtpipe.stages.stage import Noting, Stage
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
     buckets: tuple[type[Bucket], ...] = (FolderBucket, ObjectBucket)
     workers: tuple[type[Workers], ...] = (LocalWorkers, RayWorkers)
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
-    noting: tuple[type[Noting], ...] = (Export, Lower)
+    noting: tuple[type[Noting], ...] = (Export, Lower, Observe)
     sessions: tuple[type[Session], ...] = (EngineSession, GraphSession)
     seals: tuple[type[Seal], ...] = (Mac, UserKey)
     recorders: tuple[type[OutputRecorder], ...] = (Recording,)

@@ -39,7 +39,7 @@ def test_work_that_no_sample_reached_is_told_apart():
 def test_a_shortfall_names_the_largest_reasons_first():
     sentence = shortfall(DECISIONS)
     assert sentence is not None
-    assert sentence.startswith("90.0 % of the multiply-accumulates are in 8 bits")
+    assert sentence.startswith("8-bit coverage: 90.0 % of MACs")
     assert sentence.index("7.0 %: kept by pattern") < sentence.index("3.0 %: too narrow")
     assert shortfall([decision("a", "fp8", macs=95), decision("b", "float32", macs=5)]) is None
 

@@ -68,6 +68,13 @@ class TestFirstAndSecond:
         assert states(steps) == dict.fromkeys(ALL, "hit")
         assert states(world.plan(world.job(), heard_all)) == dict.fromkeys(ALL, "hit")
 
+    def test_what_is_wrong_with_the_data_is_said_again(self, new_world, heard_all):
+        said = []
+        for _ in range(2):
+            new_world.run(new_world.job(), heard_all)
+            said.append([warning for warning in heard_all.warnings if "samples" in warning])
+        assert len(said[1]) == 2 * len(said[0]) > 0
+
     def test_a_pattern_that_matches_nothing_is_said_again(self, world, heard_all):
         said = []
         for state in ("built", "hit"):
@@ -204,8 +211,9 @@ def test_what_is_built_again_when_this_changes(world, heard_all, name):
 #: Stages whose results depend on a tool: an ONNX source is taken by onnx alone, whatever exports PyTorch programs.
 USERS = {
     "numpy": (SIMPLIFY, OBSERVE, CALIBRATE, LOWER, VERIFY, BUNDLE),
-    "onnx": (EXPORT, SIMPLIFY, LOWER, BUNDLE),
+    "onnx": (EXPORT, SIMPLIFY, CALIBRATE, LOWER, BUNDLE),
     "onnx-ir": (EXPORT, SIMPLIFY, OBSERVE, CALIBRATE, LOWER, VERIFY, BUNDLE),
+    "onnxruntime": (SIMPLIFY, OBSERVE, CALIBRATE, LOWER, VERIFY, MEASURE, BUNDLE),
     "onnxsim": (SIMPLIFY, BUNDLE),
     "polygraphy": (VERIFY, BUNDLE),
     "click": (),

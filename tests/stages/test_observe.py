@@ -109,9 +109,9 @@ def test_the_state_of_a_loop_is_observed_in_all_iterations(go, tmp_path):
     assert found["state"].amax == pytest.approx(np.abs(seen).max(), rel=1e-5)
 
 
-def test_few_samples_are_warned_about(go, tmp_path, heard_all):
-    go(conv_net(), tmp_path)
-    assert any("only 32 samples" in warning for warning in heard_all.warnings)
+def test_few_samples_are_warned_about(go, tmp_path):
+    summary = go(conv_net(), tmp_path).data_summary
+    assert any("only 32 samples" in warning for warning in summary.warnings)
 
 
 def test_a_tensor_that_becomes_nan_is_named_and_nothing_is_left(go, tmp_path, workdir):

@@ -76,6 +76,19 @@ def load_statistics(path: Path) -> Statistics:
     return Statistics(found.tensors, about.data_summaries)
 
 
+def read_data_summary(path: Path) -> DataSummary | None:
+    """What a statistics file says of the data, without reading the statistics; ``None`` if it says nothing.
+
+    Raises:
+        InputError: not such a file.
+    """
+    members = read_members(path)
+    if "about" not in members:
+        raise InputError(f"{path}: not a statistics file", _REMEDY)
+    about = _About.parse(members["about"].load().tobytes(), path)
+    return Statistics({}, about.data_summaries).data_summary
+
+
 def merge_statistics(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Statistics:
     """Merge the statistics files of shards into ``out``: the same file as from one pass over all their samples.
 

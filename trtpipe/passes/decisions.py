@@ -97,7 +97,7 @@ def shortfall(decisions: Sequence[NodeDecision]) -> str | None:
             costs[_kind(decision.reason)] += decision.macs
     largest = sorted(costs.items(), key=lambda item: (-item[1], item[0]))[:_REASONS]
     named = "; ".join(f"{100 * macs / work.total:.1f} %: {reason}" for reason, macs in largest)
-    return f"{100 * work.share:.1f} % of the multiply-accumulates are in 8 bits, the rest is not: {named}"
+    return f"8-bit coverage: {100 * work.share:.1f} % of MACs; the rest: {named}"
 
 
 def kept_for_accuracy(decisions: Sequence[NodeDecision], form: str, half: str) -> str | None:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 #: Where to work when the disk of the store is full or broken.
 ELSEWHERE = "choose another cache with --cache-dir"
 #: The folders of an absolute path.
+#: What decodes image files into pixels.
+_DECODERS = ("pillow",)
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s:'\"]+/)+")
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
@@ -288,11 +290,18 @@ def input_digests(job: Job, inputs: Inputs) -> dict[str, str]:
     for role, dataset in inputs.datasets.items():
         settings = job.recipe.evaluation if role == "evaluation-data" else job.recipe.data
         image = None if dataset.preprocessing is None else dataset.preprocessing.to_dict()
-        # The digest of the content does not tell how samples travel, nor how they were chosen, which is reported.
-        how = {"batch": 1 if settings is None else settings.batch, "seed": dataset.seed, "image": image}
+        # The digest of the content does not tell how samples travel, nor how they were chosen, which is reported;
+        # that of image files not how they are decoded, nor how many may be broken.
+        how = {
+            "batch": 1 if settings is None else settings.batch,
+            "seed": dataset.seed,
+            "image": image,
+            "decoder": {} if image is None else versions(_DECODERS),
+            "bad": 0 if settings is None else settings.skip_bad_samples,
+        }
         content = dataset.digests()
-        labels = content.labels if inputs.labels_count else ""
-        digests[role] = sha256_json({"content": content.inputs, "labels": labels, **how})
+        labels, classes = (content.labels, list(dataset.classes)) if inputs.labels_count else ("", [])
+        digests[role] = sha256_json({"content": content.inputs, "labels": labels, "classes": classes, **how})
     if inputs.first_samples:
         digests[FIRST_SAMPLES] = content_digests(map(Sample, inputs.first_samples)).inputs
     if inputs.source is not None:

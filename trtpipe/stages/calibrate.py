@@ -35,7 +35,7 @@ class Calibrate(Stage[CalibrateSettings]):
     name = "calibrate"
     produces = "ranges"
     version = 14
-    packages = ("numpy", "onnx-ir", "onnxruntime")
+    packages = ("numpy", "onnx", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
         precision, recipe = request.profile.precision, request.recipe

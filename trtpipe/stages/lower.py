@@ -43,7 +43,7 @@ class Lower(Stage[LowerSettings]):
     name = "lower"
     produces = "lowered"
     version = 21
-    packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes")
+    packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes", "onnxruntime")  # the last judges what engines are compared for
 
     def settings(self, request: BuildRequest) -> LowerSettings:
         profile = request.profile
@@ -84,6 +84,8 @@ class Lower(Stage[LowerSettings]):
         names = save_model(model, path)
         trials = () if choice is None else choice.trials
         fallback = None if choice is None else choice.plan.corrections.fallback
+        # what was found for the whole plan says nothing of the part of it that the engine search chose
+        beyond = () if trials else _beyond(settings, fallback)
         record = LowerRecord(
             precision=precision,
             opset=model.graph.opset_imports.get("", 0),
@@ -93,7 +95,7 @@ class Lower(Stage[LowerSettings]):
             work=work_share(decisions) if settings.quantization is not None else None,
             trials=trials,
             fallback=fallback,
-            warnings=(*_warnings(settings, decisions, compared=bool(trials)), *_beyond(settings, fallback)),
+            warnings=(*_warnings(settings, decisions, compared=bool(trials)), *beyond),
             notes=_notes(settings, decisions, choice),
         )
         record.write(path.with_name(f"{LOWERED}.json"))
@@ -266,13 +268,13 @@ def _notes(
     settings: LowerSettings, decisions: tuple[NodeDecision, ...], choice: EngineChoice | None
 ) -> tuple[str, ...]:
     """What is kept in higher precision for accuracy, and what the engine search found."""
-    from trtpipe.passes.decisions import kept_for_accuracy
+    from trtpipe.passes.decisions import kept_for_accuracy, work_share
 
     precision = settings.precision
     if choice is None or precision.quantized is None:
         return ()
     kept = None
-    if choice.plan.corrections.fallback is not None:
+    if choice.plan.corrections.fallback is not None and work_share(decisions).eight_bit:
         kept = kept_for_accuracy(decisions, precision.quantized.name.upper(), (precision.half or FP32).name.upper())
     return tuple(note for note in (kept, choice.note) if note)
 

@@ -20,6 +20,7 @@ from trtpipe.stages.stage import Resumable, Stage
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from trtpipe.artifact import Artifact
     from trtpipe.autocast.range_probes import Probe
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
@@ -97,13 +98,22 @@ class Observe(Stage[ObserveSettings], Resumable):
                     (workdir / name).unlink(missing_ok=True)
         else:  # the data is looked at, but the model need not run
             statistics = collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress)
-        for warning in statistics.data_summary.warnings if statistics.data_summary else ():
-            progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
         if tensor_ranges is None:
             return Draft("statistics", workdir, (STATISTICS,))
         tensor_ranges.write(workdir / TENSOR_RANGES)
         return Draft("statistics", workdir, (STATISTICS, TENSOR_RANGES))
+
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """What may be wrong with the data: too few samples, constant inputs, ranges that have not converged."""
+        from trtpipe.calibration.statistics_file import read_data_summary
+
+        found = read_data_summary(artifact.path)
+        return () if found is None else found.warnings
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.calibration.statistics_file import load_statistics

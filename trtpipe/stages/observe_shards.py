@@ -142,8 +142,6 @@ class ObserveFromShards(Observe):
             for file in shard.files
         }
         statistics = collect(_Replay(parts, tensors), _data(inputs), tensors, progress)
-        for warning in statistics.data_summary.warnings if statistics.data_summary else ():
-            progress.warn(warning)
         save_statistics(statistics, workdir / STATISTICS)
         return Draft("statistics", workdir, (STATISTICS,))
 
