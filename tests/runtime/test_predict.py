@@ -146,8 +146,9 @@ class TestClasses:
 
     def test_what_holds_none_is_refused(self) -> None:
         model = record(postprocessing=(Postprocessing("y", classes=True),))
-        with pytest.raises(InputError, match="2x2x2"):
-            best_classes(model, {"y": np.zeros((2, 2, 2), np.float32)})
+        for shape in ((2, 2, 2), (2, 3), (2, 1)):
+            with pytest.raises(InputError, match="x".join(map(str, shape))):
+                best_classes(model, {"y": np.zeros(shape, np.float32)})
         for other in (replace(model, classes=()), replace(model, postprocessing=())):
             with pytest.raises(InputError, match="scores of classes"):
                 best_classes(other, {"y": np.zeros((2, 2), np.float32)})
