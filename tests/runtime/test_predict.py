@@ -120,6 +120,12 @@ def test_it_goes_with_a_package_alone(build: Path, tmp_path: Path, options: dict
         trtpipe.make_package(build, tmp_path / "p", python=True, **options)
 
 
+def test_its_name_is_taken(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "predict.py").write_text("mine")
+    with pytest.raises(InputError, match=r"python: adds predict\.py"):
+        trtpipe.make_package(build, tmp_path / "p", licenses=[tmp_path / "predict.py"], python=True)
+
+
 class TestClasses:
     @pytest.mark.parametrize(
         ("activation", "function"),
