@@ -81,6 +81,12 @@ def test_a_name_is_one_line_that_moves_no_cursor(text: str) -> None:
         parsed(record(name=text))
 
 
+def test_half_a_character_is_refused() -> None:
+    text = record(name="xx").to_file().replace('"xx"', '"x\\ud800"')
+    with pytest.raises(InputError, match=r"model\.json: name: .*U\+D800"):
+        Model.parse(text.encode(), PATH)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

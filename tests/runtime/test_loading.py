@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from fake_cuda import OnDevice
 from models import model, save
+from packages import digest
 
 import trtpipe
 from trtpipe.delivery.reader import in_order, member
 from trtpipe.errors import HostError, InputError
+from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.runtime import load
 
 
@@ -234,6 +236,42 @@ def test_an_archive_that_was_changed_is_refused(package, tmp_path, change):
             file.write(b"x")
     with pytest.raises(InputError, match=r"p\.tar"):
         load(tmp_path / "p.tar", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"), [("lowered.onnx", b"text", "lowered.onnx: a text file"), ("", b"", "'float77'")]
+)
+def test_a_graph_that_is_none_is_refused_by_its_place_in_the_package(package, tmp_path, name, content, said):
+    copy = copied(package, tmp_path)
+    stated = json.loads((copy / "model.json").read_text())
+    if name:
+        (copy / name).write_bytes(content)
+        entry = next(file for file in stated["files"] if file["name"] == name)
+        entry.update(sha256=digest(content), size=len(content))
+    else:
+        stated["graph"]["half"] = "float77"
+    (copy / "model.json").write_text(json.dumps(stated))
+    with pytest.raises(InputError, match=said) as caught:
+        load(copy, "cpu")
+    assert caught.value.message.startswith(str(copy))
+
+
+@pytest.mark.parametrize("change", ["a feed less", "an output less", "another name"])
+def test_reference_outputs_that_are_not_all_there_are_refused(package, tmp_path, change):
+    copy = copied(package, tmp_path)
+    feeds, outputs = load_reference(copy / "reference.npz")
+    if change == "a feed less":
+        feeds, outputs = feeds[:-1], outputs[:-1]
+    outputs = outputs[:-1] if change == "an output less" else outputs
+    outputs = [{"z": each["y"]} for each in outputs] if change == "another name" else outputs
+    save_reference(copy / "reference.npz", feeds, outputs)
+    stated = json.loads((copy / "model.json").read_text())
+    entry = next(file for file in stated["files"] if file["name"] == "reference.npz")
+    content = (copy / "reference.npz").read_bytes()
+    entry.update(sha256=digest(content), size=len(content))
+    (copy / "model.json").write_text(json.dumps(stated))
+    with load(copy, "cpu") as model, pytest.raises(InputError, match=r"reference\.npz: does not hold"):
+        model.selftest()
 
 
 def test_a_hand_over_that_was_finished_is_to_become_a_package(package, tmp_path):

@@ -120,6 +120,12 @@ def test_it_goes_with_a_package_alone(build: Path, tmp_path: Path, options: dict
         trtpipe.make_package(build, tmp_path / "p", python=True, **options)
 
 
+def test_its_name_is_taken(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "predict.py").write_text("mine")
+    with pytest.raises(InputError, match=r"python: adds predict\.py"):
+        trtpipe.make_package(build, tmp_path / "p", licenses=[tmp_path / "predict.py"], python=True)
+
+
 class TestClasses:
     @pytest.mark.parametrize(
         ("activation", "function"),
@@ -146,8 +152,9 @@ class TestClasses:
 
     def test_what_holds_none_is_refused(self) -> None:
         model = record(postprocessing=(Postprocessing("y", classes=True),))
-        with pytest.raises(InputError, match="2x2x2"):
-            best_classes(model, {"y": np.zeros((2, 2, 2), np.float32)})
+        for shape in ((2, 2, 2), (2, 3), (2, 1)):
+            with pytest.raises(InputError, match="x".join(map(str, shape))):
+                best_classes(model, {"y": np.zeros(shape, np.float32)})
         for other in (replace(model, classes=()), replace(model, postprocessing=())):
             with pytest.raises(InputError, match="scores of classes"):
                 best_classes(other, {"y": np.zeros((2, 2), np.float32)})

@@ -29,7 +29,7 @@ from trtpipe.pipeline.ownership import RECORD
 from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_files, publish_own
 from trtpipe.regression.bundle import MANIFEST, read_build
 from trtpipe.report.provenance import Provenance
-from trtpipe.runtime.example import write_example
+from trtpipe.runtime.example import EXAMPLE, write_example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,7 +165,7 @@ def make_package(build: PathLike, out: PathLike, **delivery: Unpack[PackageArgum
         if asked.conversion is not None:
             return PackageResult(target, *asked.conversion.publish(assembly, statements, options, target, work))
         if asked.python:
-            assembly = assembly.with_file(write_example(work))
+            assembly = _with_example(assembly, work)
         if asked.recipients:
             assembly = encrypted(assembly, asked.recipients, work)
         sealed = statements.added(assembly, signer, work).sealed(work)
@@ -187,6 +187,12 @@ def _assembled(source: Path, asked: Delivery, work: Path) -> tuple[Assembly, Sta
     assembly = assemble(found, asked.description, allow_failed=asked.allow_failed, handed_over=elsewhere)
     assembly = with_papers(assembly, asked.licenses, asked.card)
     return _tested(assembly, found, asked, work), _stated(found), options_of(found)
+
+
+def _with_example(assembly: Assembly, work: Path) -> Assembly:
+    if EXAMPLE in assembly.files:
+        raise InputError(f"python: adds {EXAMPLE}, and another file is called so", "give the other one another name")
+    return assembly.with_file(write_example(work))
 
 
 def _stated(build: Build) -> Statements:

@@ -28,8 +28,9 @@ SIGNATURE, WRITTEN = "model.sig", ".trtpipe.json"
 UNLISTED = frozenset({MODEL, SIGNATURE, WRITTEN})
 #: What makes a package a hand-over, and what says that it was finished.
 HANDOVER, FINISHED = "handover.json", "finished.json"
-#: What ends a line, moves a cursor or turns the direction of writing: with it a name could pass for what trtpipe says.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+#: What ends a line, moves a cursor or turns the direction of writing: with it a name could pass for what trtpipe says;
+#: and halves of characters, which no file can hold.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: Fields that may be of several lines.
 _LONG = frozenset({"description", "meaning"})
 

@@ -40,10 +40,11 @@ def best_classes(model: Model, outputs: Mapping[str, np.ndarray]) -> list[Classi
             "make it with a description (--describe) that names the classes",
         )
     scores = activated(outputs[reading.output], reading)
-    if scores.ndim != 2 or reading.axis not in (1, -1):
+    if scores.ndim != 2 or reading.axis not in (1, -1) or scores.shape[1] != len(model.classes):
         shape = "x".join(map(str, scores.shape))
         raise InputError(
-            f"output {reading.output!r} of shape {shape} holds no one set of scores a sample", "read it as it is"
+            f"output {reading.output!r} has shape {shape}, and not [samples, {len(model.classes)} classes]",
+            "read it as it is, or correct the description and make the package again",
         )
     return [Classified(model.classes[row.argmax()], float(row.max())) for row in scores]
 

@@ -61,19 +61,28 @@ def open_graph(package: Package) -> Iterator[tuple[GraphSession, str]]:
         raise InputError(f"{package.path}: the package has no lowered graph", "make one of a build that has it")
     _require_packages()
     from trtpipe.backends.base import load_backend
-    from trtpipe.config.formats import find_format
+    from trtpipe.config.formats import HALF_FORMATS
     from trtpipe.config.settings import Settings
     from trtpipe.preflight import digest_model
     from trtpipe.reference.runnable import runnable_graph
 
+    half = next((form for form in HALF_FORMATS if form.name == graph.half), None)
+    if half is None and graph.half:
+        raise InputError(
+            f"{package.path}: the graph is in {graph.half!r:.40}, which is no 16-bit format", "make it again"
+        )
     encrypted = any(package.model.is_encrypted(name) for name in (graph.file, *graph.data))
     with ExitStack() as stack:
         # gone before the first run: a process that is killed leaves nothing decrypted behind
         with TemporaryDirectory(prefix="trtpipe-", dir=_in_memory(package) if encrypted else None) as temporary:
             folder = Path(temporary)
             package.copy((graph.file, *graph.data), folder)
-            digest_model(folder / graph.file)  # raises for what no exporter writes, before anything native reads it
-            path, note = runnable_graph(folder / graph.file, find_format(graph.half), folder)
+            try:
+                digest_model(folder / graph.file)  # before anything native reads it
+            except InputError as error:
+                said = error.message.replace(str(folder), str(package.path))
+                raise InputError(said, "make the package again with trtpipe package make") from error
+            path, note = runnable_graph(folder / graph.file, half, folder)
             settings = replace(Settings.from_environment(), isolate=False)
             runner = stack.enter_context(load_backend("onnxruntime").open(path, settings))
         if [spec.name for spec in runner.outputs] != [tensor.name for tensor in package.model.outputs]:

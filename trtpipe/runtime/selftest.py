@@ -80,6 +80,12 @@ def self_test(
         )
     name = model.reference.file
     feeds, wanted = read_reference(io.BytesIO(package.read(name)), package.path / name)
+    names = {tensor.name for tensor in model.outputs}
+    if not len(feeds) == len(wanted) == model.reference.feeds or any(names != set(each) for each in wanted):
+        raise InputError(
+            f"{package.path / name}: does not hold {model.reference.feeds} feeds, and all outputs for them",
+            "make the package again with trtpipe package make",
+        )
     real = model.reference.data == "real"
     metrics: dict[str, OutputMetrics] = {}
     for feed, outputs in zip(feeds, wanted, strict=True):
