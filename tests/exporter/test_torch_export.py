@@ -292,6 +292,19 @@ class TestCannot:
             export(Noisy(), (torch.ones(2, 4),), workdir)
 
 
+def test_equal_values_that_a_top_k_chooses_from(workdir):
+    """PyTorch takes some, onnxruntime the first ones."""
+
+    class Best(Linear):
+        def forward(self, x):
+            return x.topk(4).indices.float()
+
+    export(Best(), (torch.arange(200.0)[None],), workdir)
+    with pytest.raises(StageError, match="differs from PyTorch") as caught:
+        export(Best(), (torch.ones(1, 200),), workdir)
+    assert "equal values" in caught.value.remedy
+
+
 def test_an_exported_program(workdir, tmp_path):
     """What ``torch.export.save`` wrote keeps its own names and dimensions."""
     module = Linear().eval()

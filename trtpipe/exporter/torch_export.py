@@ -306,6 +306,20 @@ def _to_onnx(exported: Exported, request: TorchRequest) -> ir.Model:
     return made.model
 
 
+def _wrong(path: Path) -> str:
+    """What to do about outputs that differ. Which of equal values TopK takes is left to whoever computes it."""
+    from trtpipe.preflight.onnx_io import read_proto
+
+    wrong = "an operator was exported wrongly: try another --opset, or report it to PyTorch"
+    chosen = next((node.name for node in read_proto(path).graph.node if node.op_type == "TopK"), None)
+    if chosen is None:
+        return wrong
+    return (
+        f"if TopK {chosen!r} meets equal values (weights that were not trained, or inputs all alike), PyTorch and ONNX "
+        f"may choose others of them: give example inputs and weights whose scores differ; else {wrong}"
+    )
+
+
 def _parity(path: Path, exported: Exported, allowed: float) -> tuple[Any, ...]:
     from trtpipe.backends.base import load_backend
     from trtpipe.config.settings import Settings
@@ -325,7 +339,7 @@ def _parity(path: Path, exported: Exported, allowed: float) -> tuple[Any, ...]:
         if not largest <= allowed * scale:
             raise StageError(
                 f"the exported model differs from PyTorch: output {name!r} by {largest:.3g} (values up to {scale:.3g})",
-                "an operator was exported wrongly: try another --opset, or report it to PyTorch",
+                _wrong(path),
             )
         found.append(OutputDifference(output=name, max_abs=largest, mean_abs=mean))
     return tuple(found)
