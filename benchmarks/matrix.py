@@ -177,7 +177,7 @@ class Sweep:
             while True:
                 driver = self.driver(file, folder, environment, len(kinds))
                 while driver.poll() is None and len(kinds) < most:
-                    time.sleep(rng.uniform(1.0, 6.0))
+                    time.sleep(rng.uniform(3.0, 15.0))
                     if driver.poll() is None:
                         kinds.append(self.disturb(rng, driver, server, proxy))
                 if driver.wait() == 0:

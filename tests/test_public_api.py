@@ -145,6 +145,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         'method = "max"\n[data]\nsource = "photos.npz"\n[evaluation]\nsource = "held_out.npz"\nlabels = "labels"\n'
         'metric = "top1"\n'
     )
+    (folder / "matrix.toml").write_text(
+        'precisions = ["fp16", "int8"]\nbackends = ["null"]\n'
+        '[[models]]\nsource = "model.onnx"\nprofile = "deploy.toml"\nrecipe = "calib.toml"\n'
+    )
     settings = trtpipe.Settings(cache_dir=folder / "cache")
     for name, keep in (("out", ()), ("old", ()), ("new", ("matmul_0",))):
         result = trtpipe.build(

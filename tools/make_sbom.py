@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parent.parent / "requirements"
 LOCKS = ("lock.txt", "torch-cuda.txt")
 #: Extras that change nothing for a user of the package.
-_NOT_SHIPPED = {"dev", "examples"}
+_NOT_SHIPPED = {"dev", "examples", "farm-tests"}
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)")
 
 

@@ -45,7 +45,7 @@ def matrix(session: Session, file: Path, ray: str | None, store: str | None, no_
     """Build models x recipes x precisions x targets x TensorRT versions.
 
     FILE is a TOML file with the axes of the matrix. Cells that share work, such as a calibration, do it once. OUT gets
-    matrix.json, matrix.html, junit.xml and the bundle of each cell. A matrix that was interrupted goes on where it
+    matrix.json, matrix.html, junit.xml and the bundle of each cell. A matrix that was interrupted resumes where it
     stopped. The exit code is that of the worst cell that is required.
     """
     import trtpipe

@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+from trtpipe.api.arguments import check_arguments
 from trtpipe.backends.base import BACKENDS
 from trtpipe.farm.tasks import Offer, own_offer
 
@@ -38,6 +39,18 @@ def offer_of(name: str, resources: Mapping[str, float]) -> Offer:
     return Offer(name=name, trtpipe=version, flavors=flavors, gpus=gpus)
 
 
-def resources_text(settings: Settings) -> str:
-    """What ``ray start --resources`` takes on this machine."""
+def resources_text(settings: Settings | None = None) -> str:
+    """What ``ray start --resources`` takes on this machine.
+
+    Args:
+        settings: default: from the environment.
+
+    Raises:
+        InputError: ``settings`` is none.
+
+    Example:
+        >>> "trtpipe" in trtpipe.resources_text()
+        True
+    """
+    check_arguments({"settings": settings})
     return json.dumps(resources_of(own_offer(settings)), sort_keys=True)

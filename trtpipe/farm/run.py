@@ -64,7 +64,7 @@ def plan_matrix(
 
     Example:
         >>> [cell.name for cell in trtpipe.plan_matrix("matrix.toml")]
-        ['net-fp16-sm89-null', 'net-int8-sm89-null']
+        ['model-fp16-null', 'model-int8-null']
     """
     path, here = path_of(file, "file"), settings or Settings.from_environment()
     matrix = load_matrix(path)
@@ -114,7 +114,7 @@ def build_matrix(
         HostError: the store or the Ray cluster cannot be used.
 
     Example:
-        >>> trtpipe.build_matrix("matrix.toml", "out").exit_code
+        >>> trtpipe.build_matrix("matrix.toml", "cells").exit_code
         0
     """
     check_arguments({"settings": settings, "progress": progress})

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.config.paths import path_of
 from trtpipe.config.units import format_bytes, format_seconds, printable
 from trtpipe.pipeline.publish import GENERATOR, write_file
 
@@ -63,8 +65,12 @@ _HEADS = (
 _RIGHT = {"metric", "drop", "size", "kernels", "p99", "built", "time"}
 
 
-def write_matrix_page(report: MatrixReport, out: Path) -> Path:
+def write_matrix_page(report: MatrixReport, out: str | os.PathLike[str]) -> Path:
     """Write ``matrix.html`` into the folder of a matrix.
+
+    Args:
+        report: what ``build_matrix`` returned.
+        out: the folder.
 
     Returns:
         The file.
@@ -72,8 +78,12 @@ def write_matrix_page(report: MatrixReport, out: Path) -> Path:
     Raises:
         InputError: a file of the user's is in the way.
         HostError: it cannot be written.
+
+    Example:
+        >>> trtpipe.write_matrix_page(trtpipe.build_matrix("matrix.toml", "cells"), "cells")
+        PosixPath('cells/matrix.html')
     """
-    path = out / PAGE
+    path = path_of(out, "out") / PAGE
     write_file(path, matrix_page(report), named=False)
     return path
 
