@@ -1,6 +1,6 @@
 """What machines share of their stores: the same entries, in a bucket.
 
-Whoever may write there may do harm to nobody but by making him build again: a record counts where its seal proves that
+Whoever may write there may at most make others build again: a record counts where its seal proves that
 a holder of this store's key wrote it, and a file where its digest is the one in the record. Anything else in the bucket
 is never read and never removed.
 """
@@ -237,7 +237,7 @@ class SharedStore:
 
     @contextmanager
     def _writing(self, instead: str = "") -> Iterator[None]:
-        """Do what may fail without harm: nothing but the share is lost."""
+        """Do what may fail: nothing but the shared copy is lost then."""
         try:
             yield
         except Denied as error:
