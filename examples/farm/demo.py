@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,10 +59,12 @@ def run(folder: Path, backend: str, ray: bool) -> None:
         driver = subprocess.Popen(first, env=environment, cwd=folder)
         killed = None
         while driver.poll() is None:
-            if killed is None and (killed := busy_worker(driver.pid)) is not None:
-                time.sleep(2.0)  # it is at work
-                os.kill(killed, signal.SIGKILL)
-                print(f"killed worker {killed}", flush=True)
+            if killed is None and (victim := busy_worker(driver.pid)) is not None:
+                time.sleep(0.5)  # it is at work
+                with suppress(ProcessLookupError):  # or done: then the next one
+                    os.kill(victim, signal.SIGKILL)
+                    killed = victim
+                    print(f"killed worker {killed}", flush=True)
             time.sleep(0.2)
         report = json.loads((folder / "out" / "matrix.json").read_text())
         assert driver.returncode == 0, f"exit code {driver.returncode}"

@@ -143,7 +143,7 @@ def build_matrix(
                 here,
                 seal=seal_name(here.key),
                 store=where,
-                cache_dir="" if ray is not None and where else str(here.cache_dir.absolute()),
+                cache_dir=str(here.cache_dir.absolute()) if ray in (None, "local") or not where else "",
                 shards=matrix.shards,
             )
         schedule = Schedule(graph.tasks, workers, listener)
