@@ -149,6 +149,15 @@ def test_bytes_around_128_are_signed_bytes() -> None:
     np.testing.assert_array_equal(run(result, feed)["y"], run(proto, feed)["y"])
 
 
+def test_a_refusal_names_the_operator_that_the_user_knows() -> None:
+    proto = model(
+        "(uint8[2,8] x) => (uint8[2,4] y) { y = QLinearMatMul(x, s, z, w, s, z, s, z) }",
+        opset=17, ir_version=8, w=np.ones((8, 4), np.uint8), s=np.asarray(0.05, np.float32), z=np.asarray(7, np.uint8),
+    )  # fmt: skip
+    with pytest.raises(StageError, match=r"uint8.*QLinearMatMul"):
+        settled(proto, requantize=False)
+
+
 def in_tensorrts_words(opset: int) -> onnx.ModelProto:
     """A product whose operands Model Optimizer has quantized to FP8."""
     nodes = []

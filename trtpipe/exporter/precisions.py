@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trtpipe.errors import StageError
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.foreign_quantizers import foreign_quantizers
-from trtpipe.passes.graph_pass import run_passes
+from trtpipe.passes.graph_pass import node_label, run_passes
 from trtpipe.passes.qoperators import SpreadQOperators
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.standard_quantizers import StandardQuantizers, least_opset
@@ -41,6 +41,7 @@ def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) ->
         if requantize:
             notes.append("nothing in the model is quantized: there was nothing to take out")
         return model
+    whole = [f"{node.op_type} {node_label(node)!r}" for node in model.graph.all_nodes() if "QLinear" in node.op_type]
     clean_up(model)  # constants as initializers, and known types
     if any(result.modified for result in run_passes(model, (SpreadQOperators(), StandardQuantizers()))):
         notes.append("quantizers were written in ONNX's own operators, and biases as float constants")
@@ -48,8 +49,10 @@ def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) ->
     if requantize and run_passes(model, (StripQuantizers(),))[0].modified:
         notes.append("the model's quantizers were taken out: it computes in floats, with the weights that it has")
     if (reason := foreign_quantizers(model)) is not None:
+        # the node that is named may be one that was written for such an operator
+        of_which = f"; it has {whole[0]}{f' and {len(whole) - 1} more' if len(whole) > 1 else ''}" if whole else ""
         raise StageError(
-            reason,
+            f"{reason}{of_which}",
             "give the model as it was before it was quantized, or quantize it symmetrically"
             if requantize
             else "add --requantize, with --calib-data for int8: its quantizers are taken out, and ranges are found "
