@@ -107,6 +107,23 @@ def unseal(data: bytes, by: Seal, purpose: str = ENTRY) -> Any:
     return content
 
 
+def seal_memo(name: str, value: JSON, by: Seal) -> bytes:
+    """A value that is remembered under ``name``, as a sealed record."""
+    return seal({"name": name, "value": value}, by, MEMO)
+
+
+def unseal_memo(data: bytes, name: str, by: Seal) -> JSON:
+    """The value that :func:`seal_memo` was given; ``None`` if the record is damaged, not ours, or of another name."""
+    try:
+        content = unseal(data, by, MEMO)
+    except (StoreCorrupt, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("name") != name:
+        return None
+    value: JSON = content.get("value")
+    return value
+
+
 def is_entry_name(name: str) -> bool:
     """Whether a file of an artifact may be called ``name``: one plain component that is not the record's own."""
     return name == Path(name).name and name not in {"", "..", RECORD} and "\0" not in name

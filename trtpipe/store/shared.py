@@ -16,7 +16,7 @@ from trtpipe.durable import sync_folder, write_new
 from trtpipe.errors import HostError, StoreCorrupt
 from trtpipe.remote import Denied, Lease, open_bucket
 from trtpipe.store import shared_maintenance
-from trtpipe.store.entry import MEMO, RECORD, RECORD_LIMIT, Entry, seal, unseal
+from trtpipe.store.entry import RECORD, RECORD_LIMIT, Entry, seal_memo, unseal_memo
 from trtpipe.store.layout import entry_name, seal_name
 from trtpipe.store.shared_layout import MARKER, object_name, read_record, record_name
 
@@ -186,21 +186,12 @@ class SharedStore:
     def remember(self, name: str, value: JSON) -> None:
         """Share a small value; see ``ArtifactStore.remember``."""
         with self._writing():
-            self.bucket.put(self._memo(name), seal({"name": name, "value": value}, self.seal, MEMO))
+            self.bucket.put(self._memo(name), seal_memo(name, value, self.seal))
 
     def recall(self, name: str) -> JSON:
         """The value shared under ``name``; ``None`` if there is none, or if it is not ours."""
         found = self.bucket.get(self._memo(name), RECORD_LIMIT)
-        if found is None:
-            return None
-        try:
-            content = unseal(found.data, self.seal, MEMO)
-        except (StoreCorrupt, ValueError):
-            return None
-        if not isinstance(content, dict) or content.get("name") != name:
-            return None
-        value: JSON = content.get("value")
-        return value
+        return None if found is None else unseal_memo(found.data, name, self.seal)
 
     def _memo(self, name: str) -> str:
         return f"memo/{seal_name(self.seal)}/{sha256_bytes(name.encode())}.json"

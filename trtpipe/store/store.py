@@ -17,7 +17,6 @@ from trtpipe.errors import InternalError, StoreCorrupt
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.store import maintenance
 from trtpipe.store.entry import (
-    MEMO,
     RECORD,
     RECORD_LIMIT,
     Entry,
@@ -27,7 +26,8 @@ from trtpipe.store.entry import (
     is_entry_name,
     read_entry,
     seal,
-    unseal,
+    seal_memo,
+    unseal_memo,
 )
 from trtpipe.store.files import corrupt, is_at, locked, open_plain, read_plain, share, take
 from trtpipe.store.layout import Layout, resumable, scratch, sweep
@@ -291,7 +291,7 @@ class ArtifactStore:
         """Store a small JSON value under ``name`` (any text); an older value is replaced atomically."""
         with scratch(self._layout, f"remember {name}") as folder, self._layout.translate(f"remember {name}"):
             self._layout.make(self._layout.memo)
-            write_new(folder / "memo", seal({"name": name, "value": value}, self._layout.seal, MEMO))
+            write_new(folder / "memo", seal_memo(name, value, self._layout.seal))
             (folder / "memo").replace(self._memo(name))
             sync_folder(self._layout.memo)
         if self._shared is not None:
@@ -305,13 +305,10 @@ class ArtifactStore:
     def _recall(self, name: str) -> JSON:
         with self._layout.translate(f"recall {name}"):
             try:
-                content = unseal(read_plain(self._memo(name), RECORD_LIMIT), self._layout.seal, MEMO)
-            except (StoreCorrupt, ValueError):
+                data = read_plain(self._memo(name), RECORD_LIMIT)
+            except StoreCorrupt:
                 return None
-        if not isinstance(content, dict) or content.get("name") != name:
-            return None
-        value: JSON = content.get("value")
-        return value
+        return unseal_memo(data, name, self._layout.seal)
 
     def _memo(self, name: str) -> Path:
         return self._layout.memo / f"{sha256_bytes(name.encode())}.json"
