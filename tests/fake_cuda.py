@@ -136,14 +136,11 @@ class _Function:
         return self._library.do(self._name, arguments)
 
 
-class TimedContext:
-    """An execution context whose kernels take ``seconds``, as many launches as ``launches``."""
+class _Context:
+    """What an execution context is told: the profile, shapes and addresses."""
 
-    def __init__(self, cuda, seconds, launches=3):
-        self.cuda = cuda
-        self.seconds = seconds
-        self.launches = launches
-        self.shapes, self.addresses, self.profile = {}, {}, None
+    def __init__(self, profile):
+        self.shapes, self.addresses, self.profile = {}, {}, profile
         self.refuse = False
 
     def set_optimization_profile_async(self, index, stream):
@@ -157,6 +154,16 @@ class TimedContext:
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
         return True
+
+
+class TimedContext(_Context):
+    """An execution context whose kernels take ``seconds``, as many launches as ``launches``."""
+
+    def __init__(self, cuda, seconds, launches=3):
+        super().__init__(None)
+        self.cuda = cuda
+        self.seconds = seconds
+        self.launches = launches
 
     def get_max_output_size(self, name):
         return 4 * self.shapes["x"][0]
@@ -208,26 +215,13 @@ class TimedEngine:
         return self.RANGES[index]
 
 
-class WorkingContext:
+class WorkingContext(_Context):
     """Runs ``engine.function`` on what lies at the addresses."""
 
     def __init__(self, engine):
+        super().__init__(0)
         self.engine = engine
-        self.shapes, self.addresses, self.allocators = {}, {}, {}
-        self.profile = 0
-        self.refuse = False
-
-    def set_optimization_profile_async(self, index, stream):
-        self.profile = index
-        return True
-
-    def set_input_shape(self, name, shape):
-        self.shapes[name] = tuple(shape)
-        return True
-
-    def set_tensor_address(self, name, address):
-        self.addresses[name] = address
-        return True
+        self.allocators = {}
 
     def set_output_allocator(self, name, listener):
         self.allocators[name] = listener
