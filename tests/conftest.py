@@ -24,6 +24,7 @@ from trtpipe.config.settings import Settings
 from trtpipe.config.source import parse_source
 from trtpipe.config.target import find_target
 from trtpipe.dynamic import check_corners
+from trtpipe.exporter import process
 from trtpipe.isolation.worker_main import resolve
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.stages import export, simplify
@@ -116,8 +117,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         made = function(record.model_validate_json(request.model_dump_json()), (progress or NullProgress()).advance)
         return reply.model_validate(made.to_dict())
 
-    for module in (export, null):
+    for module in (process, null):
         monkeypatch.setattr(module, "call", call)
+    monkeypatch.setattr(process, "call_user", call)
     for module in (export, simplify, check_corners):
         monkeypatch.setattr(module, "call_forked", call)
 

@@ -42,6 +42,7 @@ from trtpipe.backends import null  # noqa: E402
 from trtpipe.config.settings import Settings  # noqa: E402
 from trtpipe.dynamic import check_corners  # noqa: E402
 from trtpipe.errors import InputError, TrtpipeError  # noqa: E402
+from trtpipe.exporter import process  # noqa: E402
 from trtpipe.isolation.worker_main import resolve  # noqa: E402
 from trtpipe.pipeline.publish import publish_folder  # noqa: E402, F401
 from trtpipe.quantization import mac_count  # noqa: E402
@@ -185,8 +186,9 @@ def verdict(way: str, status: int, words: str) -> list[str]:
 
 
 def sweep(ways: list[str], points: int, seed: int) -> dict[str, Any]:
-    for module in (export, null):
+    for module in (process, null):
         setattr(module, "call", here)  # noqa: B010  replaced on purpose
+    process.call_user = here
     for module in (export, simplify, mac_count, check_corners):
         setattr(module, "call_forked", here)  # noqa: B010  replaced on purpose
     with tempfile.TemporaryDirectory(dir=MEMORY) as top:

@@ -13,6 +13,7 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.config.source import ModuleSource
 from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import InputError
+from trtpipe.exporter import process
 from trtpipe.pipeline.pipeline import stages_for
 from trtpipe.pipeline.run_state import artifact_from_file
 from trtpipe.reference.pytorch_outputs import load_reference, save_reference
@@ -54,7 +55,7 @@ def go(make_job, table, workdir, tmp_path, heard_all, monkeypatch):
     def call(task, request, reply, **rest):
         return reply.model_validate(reference.run_saved(request, heard_all.advance).to_dict())
 
-    monkeypatch.setattr(reference, "call", call)
+    monkeypatch.setattr(process, "call_user", call)
 
     def run(source=None, data=True):
         job = make_job(source or f"{tmp_path / 'net.py'}:net", shapes={})

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from trtpipe.artifact import Record
 from trtpipe.isolation.messages import ArrayRef
+from trtpipe.isolation.surroundings import Surroundings
 
 #: What an evaluation's dictionary may hold besides single numbers: the score of every sample.
 PER_SAMPLE = "per_sample"
@@ -27,19 +28,13 @@ Reply: TypeAlias = Literal["loaded", "feed", "array", "unusable", "end", "number
 class Start(Record):
     """The first message: the function, and the surroundings that it had in the parent.
 
-    Bytes of paths and variables are characters of the same number, because not all are UTF-8.
-
     Attributes:
         source: ``path/file.py:function`` or ``package.module:function``.
-        folder: the working folder.
-        path: what ``sys.path`` holds.
         observe: whether to record what the user's code reads.
     """
 
     source: str
-    folder: str
-    path: tuple[str, ...]
-    environment: dict[str, str]
+    surroundings: Surroundings
     observe: bool = False
 
 
@@ -73,13 +68,3 @@ class UserReply(NamedTuple):
 
 
 USER_REQUEST, USER_REPLY = TypeAdapter(UserRequest), TypeAdapter(UserReply)
-
-
-def as_text(value: bytes) -> str:
-    """Bytes as characters of the same number."""
-    return value.decode("latin-1")
-
-
-def as_bytes(text: str) -> bytes:
-    """The inverse of ``as_text``."""
-    return text.encode("latin-1")

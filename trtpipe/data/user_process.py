@@ -6,8 +6,6 @@ of the server that has imported what it needs, and arrays lie in shared memory, 
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import weakref
 from collections import deque
@@ -19,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from trtpipe.artifact import Observed
-from trtpipe.config.settings import Settings, child_environment
-from trtpipe.data.user_messages import USER_REPLY, USER_REQUEST, Start, UserRequest, as_text
+from trtpipe.config.settings import Settings
+from trtpipe.data.user_messages import USER_REPLY, USER_REQUEST, Start, UserRequest
 from trtpipe.errors import HostError, InputError, UserCodeError
 from trtpipe.isolation.exit_status import Outcome, raise_from
 from trtpipe.isolation.fork_client import Child
 from trtpipe.isolation.messages import ForkRequest
+from trtpipe.isolation.surroundings import Surroundings
 from trtpipe.isolation.worker import user_limits
 from trtpipe.progress import NullProgress
 
@@ -84,13 +83,7 @@ class UserProcess:
                 "free memory and close files, then run again",
             ) from error
         weakref.finalize(self, self._child.abandon)
-        start = Start(
-            source=source,
-            folder=as_text(os.fsencode(Path.cwd())),
-            path=tuple(as_text(os.fsencode(path)) for path in sys.path),
-            environment={as_text(name): as_text(value) for name, value in child_environment().items()},
-            observe=observe,
-        )
+        start = Start(source=source, surroundings=Surroundings.here(), observe=observe)
         loading = f"loading {Path(path).name}"
         self._child.send(start.model_dump_json().encode(), loading)
         self.needed = self._receive(loading).number

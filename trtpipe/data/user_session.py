@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import os
-import random
 import select
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -16,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy import asarray, dtype, float64
 
-from trtpipe.config.settings import replace_environment
-from trtpipe.data.user_messages import PER_SAMPLE, USER_REPLY, USER_REQUEST, Start, UserReply, as_bytes
+from trtpipe.data.user_messages import PER_SAMPLE, USER_REPLY, USER_REQUEST, Start, UserReply
 from trtpipe.data.usercode import load_function, running
 from trtpipe.errors import InputError
 from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, Outcome
@@ -44,7 +41,7 @@ _END = object()
 def serve(messages: MessageStream, memory: SharedMemory) -> None:
     """Answer requests until the parent closes the stream, which ends in an EOFError."""
     start = Start.model_validate_json(messages.receive())
-    _take_over(start)
+    start.surroundings.take_over()
     session = _Session(start.source, messages, memory)
     try:
         with session.tracker if start.observe else nullcontext():
@@ -53,17 +50,6 @@ def serve(messages: MessageStream, memory: SharedMemory) -> None:
                 session.answer()
     except Disconnected:
         os._exit(DISCONNECTED_STATUS)
-
-
-def _take_over(start: Start) -> None:
-    """Have the surroundings of the parent, and random numbers of its own: all children of a server begin alike."""
-    replace_environment({as_bytes(name): as_bytes(value) for name, value in start.environment.items()})
-    sys.path[:] = [os.fsdecode(as_bytes(path)) for path in start.path]
-    os.chdir(as_bytes(start.folder))
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # both are text streams of this interpreter
-    random.seed()
-    np.random.seed()
 
 
 class _Session:

@@ -16,14 +16,14 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
-from trtpipe.config.settings import confined_environment
+from trtpipe.config.settings import child_environment, confined_environment
 from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, error_of, user_error_of
 from trtpipe.isolation.linux import POLL_SECONDS
 from trtpipe.isolation.messages import LINE_BYTES, ForkReply, ForkRequest, MessageStream
 from trtpipe.isolation.worker import TAIL_BYTES, ChildWatch, boot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe.errors import TrtpipeError
     from trtpipe.isolation.exit_status import Stop
@@ -31,10 +31,21 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
 
 
-class ForkServer:
-    """The server process. Started when first needed, and again after it was killed."""
+#: Seconds that a server with the user's environment stays without a child: it holds a quarter of a gigabyte.
+_IDLE_SECONDS = 30.0
 
-    def __init__(self) -> None:
+
+class ForkServer:
+    """The server process. Started when first needed, and again after it has ended.
+
+    Args:
+        environment: the process's.
+        idle: seconds without a child after which it ends by itself.
+    """
+
+    def __init__(self, environment: Mapping[bytes, bytes], idle: float | None = None) -> None:
+        self._environment = environment
+        self._idle = idle
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -47,19 +58,28 @@ class ForkServer:
             OSError: the server has ended, or cannot be started.
         """
         with self._lock:
-            control = self._started(request.preload)
-            try:
-                socket.send_fds(control, [request.to_line().encode()], handles)
-                reply = control.recv(LINE_BYTES)
-            except OSError:
-                reply = b""
-            except BaseException:  # an interruption: the reply must not be taken for that of the next request
-                self.close()
-                raise
+            reply = self._reply(request, handles)
+            if not reply and self._idle is not None:  # it ended by itself at this very moment
+                reply = self._reply(request, handles)
             if not reply:
-                self.close()
                 raise BrokenPipeError
             return ForkReply.model_validate_json(reply).number
+
+    def _reply(self, request: ForkRequest, handles: list[int]) -> bytes:
+        """Send a request and wait for the reply; empty if the server has ended."""
+        control = self._started(request.preload)
+        reply = b""
+        try:
+            socket.send_fds(control, [request.to_line().encode()], handles)
+            reply = control.recv(LINE_BYTES)
+        except OSError:
+            pass
+        except BaseException:  # an interruption: the reply must not be taken for that of the next request
+            self.close()
+            raise
+        if not reply:
+            self.close()
+        return reply
 
     def start(self, preload: Sequence[str]) -> None:
         """Start the server, unless it runs, without waiting for its imports.
@@ -86,13 +106,13 @@ class ForkServer:
         mine, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*boot("trtpipe.isolation.fork_server"), str(theirs.fileno()), *preload],
+                [*boot("trtpipe.isolation.fork_server"), str(theirs.fileno()), str(self._idle or ""), *preload],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env=confined_environment(),  # a child that runs the user's code is told the rest
+                env=self._environment,
             )
         self._control = mine
         return mine
@@ -100,8 +120,20 @@ class ForkServer:
 
 @cache
 def server_of(process: int) -> ForkServer:
-    """The fork server of this process; a fork of it gets its own."""
-    return ForkServer()
+    """The fork server of this process; a fork of it gets its own. A child that runs the user's code is told the rest of
+    the environment.
+    """
+    return ForkServer({os.fsencode(name): os.fsencode(value) for name, value in confined_environment().items()})
+
+
+def user_server() -> ForkServer:
+    """The server of this process whose libraries were imported in the user's environment, as it is now."""
+    return _user_server_of(os.getpid(), frozenset(child_environment().items()))
+
+
+@cache
+def _user_server_of(process: int, environment: frozenset[tuple[bytes, bytes]]) -> ForkServer:
+    return ForkServer(dict(environment), _IDLE_SECONDS)
 
 
 #: Seconds that a child which closed its stream has to end by itself.
@@ -113,6 +145,7 @@ class Child:
 
     Args:
         function: the user's function that it runs, if it does: to blame for how it ends.
+        server: what forks it (default: ``server_of`` this process).
 
     Attributes:
         watch: its limits, progress and output.
@@ -121,13 +154,20 @@ class Child:
         OSError: the server cannot be started, or has ended.
     """
 
-    def __init__(self, request: ForkRequest, limits: Limits, progress: Progress, function: str = "") -> None:
+    def __init__(
+        self,
+        request: ForkRequest,
+        limits: Limits,
+        progress: Progress,
+        function: str = "",
+        server: ForkServer | None = None,
+    ) -> None:
         from trtpipe.isolation.shared_arrays import SharedMemory
 
         self._seconds = limits.seconds
         self._function = function
         self._error: TrtpipeError | None = None
-        self._server = server_of(os.getpid())
+        self._server = server or server_of(os.getpid())
         with ExitStack() as stack:
             self.memory = SharedMemory.new()
             stack.callback(self.memory.close)

@@ -51,15 +51,18 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Serve requests until the parent ends.
 
     Args:
-        arguments: the handle of the socket, and modules to import while no request waits.
+        arguments: the handle of the socket, seconds without a child after which to end (empty: none), and modules to
+            import while no request waits.
     """
     no_telemetry()
-    handle, *modules = arguments
+    handle, idle, *modules = arguments
     control = socket.socket(fileno=int(handle))
     children: set[int] = set()
     while True:
         while modules and not _has_request(control):
             _preload([modules.pop(0)])
+        if idle and not children and not _has_request(control, float(idle)):
+            break
         line, handles, _, _ = socket.recv_fds(control, LINE_BYTES, HANDLES)
         if not line:
             break
@@ -72,11 +75,14 @@ def main(arguments: Sequence[str]) -> NoReturn:
     os._exit(0)
 
 
-def _has_request(control: socket.socket) -> bool:
-    """Whether a request waits. Not by ``select``: the handle is above 1024 if the parent has many open files."""
+def _has_request(control: socket.socket, seconds: float = 0.0) -> bool:
+    """Whether a request comes in so many seconds.
+
+    Not by ``select``: the handle is above 1024 if the parent has many open files.
+    """
     waiting = select.poll()
     waiting.register(control, select.POLLIN)
-    return bool(waiting.poll(0))
+    return bool(waiting.poll(1000 * seconds))
 
 
 def _preload(modules: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ class RemoteRunner:
     def __init__(self, child: Child, name: str) -> None:
         self._child = child
         self._name = name
-        found = Interface.model_validate(_reply(child.receive(f"opening {name}"), f"opening {name}"))
+        found = Interface.model_validate(reply_of(child.receive(f"opening {name}"), f"opening {name}"))
         self.device, self.inputs, self.outputs = found.device, found.inputs, found.outputs
 
     def infer(self, feed: Feed) -> Feed:
@@ -117,7 +117,7 @@ class RemoteRunner:
         message = self._child.receive(running)
         if message.startswith(b"["):
             return MODEL_REPLY.validate_json(message)
-        return MODEL_REPLY.validate_python(_reply(message, running))
+        return MODEL_REPLY.validate_python(reply_of(message, running))
 
 
 class _RemoteReduction:
@@ -134,7 +134,8 @@ class _RemoteReduction:
         return self._runner.copies(self._runner.ask("result"))[0]
 
 
-def _reply(message: bytes, what: str) -> dict[str, object]:
+def reply_of(message: bytes, what: str) -> dict[str, object]:
+    """The reply in an ``Outcome``; raises the error that it holds instead."""
     outcome = Outcome.model_validate_json(message)
     if outcome.kind != "done":
         raise_from(outcome, what)
@@ -175,7 +176,7 @@ def open_remote_in_turn(opener: Opener, settings: Settings) -> Iterator[Callable
             if children:
                 children[0].send(MODEL_REQUEST.dump_json(ModelRequest("open", [], path)), what)
             else:
-                with _starting(what):
+                with starting(what):
                     limits = limits_for(settings, work=LIGHT, size=folder_size(folder))
                     request = ForkRequest(
                         opener=opener.function,
@@ -215,7 +216,7 @@ def call_forked(
             task, request, reply, limits=limits, progress=progress or NullProgress(), what=what, workdir=workdir
         )
     with ExitStack() as stack:
-        with _starting(what):
+        with starting(what):
             writes = [] if workdir is None else [workdir.absolute(), Path(stack.enter_context(scratch_in(workdir)))]
             fork = ForkRequest(
                 task=task,
@@ -228,7 +229,7 @@ def call_forked(
         deadline = time.monotonic() + limits.seconds
         while (message := child.receive(what, deadline)).startswith(b"["):
             child.watch.report(message)
-        return reply.model_validate(_reply(message, what))
+        return reply.model_validate(reply_of(message, what))
 
 
 def _reason(error: OSError) -> str:
@@ -241,7 +242,8 @@ def _reason(error: OSError) -> str:
 
 
 @contextmanager
-def _starting(what: str) -> Iterator[None]:
+def starting(what: str) -> Iterator[None]:
+    """Turn the system's refusal of a process into a HostError."""
     try:
         yield
     except OSError as error:

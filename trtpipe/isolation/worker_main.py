@@ -57,17 +57,31 @@ def resolve(task: str) -> tuple[Callable[[Any, Any], Record], type[Record]]:
     return function, request
 
 
+def outcome_of(task: str, request: str, scratch: str, report: Callable[[str, int, int | None], None]) -> Outcome:
+    """Run a task on its request in JSON: its reply, or what it raised.
+
+    Args:
+        scratch: what is full where an error of the disk names no file.
+
+    Raises:
+        Disconnected: it closed the connection to the parent.
+    """
+    try:
+        function, record = resolve(task)
+        return Outcome(kind="done", reply=function(record.model_validate_json(request), report).to_dict())
+    except Disconnected:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
+        return Outcome.of_error(error, scratch)
+
+
 def _reply(task: str, folder: Path, report: Reporter) -> int:
     """Run the task and write its outcome; the exit status."""
     process = os.getpid()
     try:
-        function, request = resolve(task)
-        text = (folder / "request.json").read_text(encoding="utf-8")
-        outcome = Outcome(kind="done", reply=function(request.model_validate_json(text), report).to_dict())
+        outcome = outcome_of(task, (folder / "request.json").read_text(encoding="utf-8"), str(folder), report)
     except Disconnected:
         return DISCONNECTED_STATUS
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent gets it with its traceback
-        outcome = Outcome.of_error(error, str(folder))
     if os.getpid() != process:  # a fork that the user's code made, and that came back here
         return 0
     part = folder / "reply.part"

@@ -12,10 +12,11 @@ from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
 from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings, typical_shapes
 from trtpipe.errors import InputError, InternalError, StageError
+from trtpipe.exporter.process import call_on
 from trtpipe.exporter.request import MODEL, ExportReply, FoldRequest, OnnxRequest, TorchRequest
 from trtpipe.isolation.imports import load_name
 from trtpipe.isolation.remote_runner import call_forked
-from trtpipe.isolation.worker import LIGHT, call, limits_for, user_limits
+from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.preflight import folder_size, seal_model
 from trtpipe.report.stage_records import ExportRecord
 from trtpipe.stages.stage import SOURCE, Noting, Stage
@@ -153,18 +154,8 @@ def export_torch(
     if not isinstance(source, FactorySource | Pt2Source):
         raise InternalError("an export was asked to run without a source")
     data = source.data if isinstance(source, FactorySource) else None
-    file = isinstance(source, Pt2Source)
-    return call(
-        task,
-        request.model_copy(update={"module": source.module, "function": source.function, "data": data}),
-        ExportReply,
-        limits=limits_for(runtime) if file else user_limits(runtime),
-        progress=progress,
-        what=f"exporting {source.label}",
-        workdir=Path(request.workdir),
-        reads=(source.path,) if isinstance(source, Pt2Source) else None,  # a factory is the user's own code
-        function="" if file else source.label,
-    )
+    request = request.model_copy(update={"module": source.module, "function": source.function, "data": data})
+    return call_on(source, task, request, runtime, progress, "exporting", Path(request.workdir))
 
 
 def torch_request(program: TorchExportSettings, opset: int, workdir: Path) -> TorchRequest:

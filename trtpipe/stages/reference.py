@@ -13,8 +13,9 @@ from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
 from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
 from trtpipe.errors import InputError, InternalError
+from trtpipe.exporter.process import call_on
 from trtpipe.exporter.request import ExportReply
-from trtpipe.isolation.worker import Report, call, limits_for, user_limits
+from trtpipe.isolation.worker import Report
 from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 from trtpipe.reference.runnable import verification_data
 from trtpipe.report.stage_records import ExportRecord
@@ -94,25 +95,16 @@ class Reference(Stage[ReferenceSettings]):
             save_reference(workdir / REFERENCE, feeds, run_module(source.module, example, given, names))
         elif isinstance(source, FactorySource | Pt2Source):
             save_reference(workdir / _FEEDS, feeds, [])
-            file = isinstance(source, Pt2Source)
-            observed = call(
-                "trtpipe.stages.reference:run_saved",
-                ReferenceRequest(
-                    module=source.module,
-                    function=source.function,
-                    workdir=str(workdir),
-                    outputs=names,
-                    preprocessing=settings.preprocessing,
-                    image_type=image_type,
-                ),
-                ExportReply,
-                limits=limits_for(runtime) if file else user_limits(runtime),
-                progress=progress,
-                what=f"running {source.label}",
-                workdir=workdir,
-                reads=(source.path,) if isinstance(source, Pt2Source) else None,
-                function="" if file else source.label,
-            ).observed
+            request = ReferenceRequest(
+                module=source.module,
+                function=source.function,
+                workdir=str(workdir),
+                outputs=names,
+                preprocessing=settings.preprocessing,
+                image_type=image_type,
+            )
+            task = "trtpipe.stages.reference:run_saved"
+            observed = call_on(source, task, request, runtime, progress, "running", workdir).observed
             (workdir / _FEEDS).unlink()
         else:
             raise InternalError("reference was asked to run without a PyTorch source")
