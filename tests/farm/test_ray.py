@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,14 @@ def test_the_demo_ends_well() -> None:
     assert "farm-demo: fine" in found.stdout
 
 
-def test_no_cluster_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
+def test_no_cluster_there(tmp_path: Path, address: str) -> None:
     (tmp_path / "m.toml").write_text('[[models]]\nsource = "gone.onnx"\n')
-    found = run("-m", "trtpipe", "matrix", str(tmp_path / "m.toml"), "-o", str(tmp_path / "o"), "--ray", "127.0.0.1:1")
+    started = time.monotonic()
+    found = run("-m", "trtpipe", "matrix", str(tmp_path / "m.toml"), "-o", str(tmp_path / "o"), "--ray", address)
     assert found.returncode == 6
-    assert "no Ray cluster" in found.stderr
+    assert f"no Ray cluster at {address}" in found.stderr
+    assert time.monotonic() - started < 60.0  # Ray itself would try for minutes
 
 
 def test_kills_and_cuts_lose_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import re
+import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ _SHARE = 0.001
 #: Tasks that are handed to Ray before others are done, for each CPU of the cluster.
 _AHEAD = 2
 _SECONDS = 5.0
+#: What Ray takes for a machine and a port, and seconds that the port may take to answer: Ray itself tries for minutes.
+_PLACE = re.compile(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)")
+_ANSWER_SECONDS = 10.0
 #: How often a cluster of one's own is started.
 _STARTS = 3
 
@@ -134,6 +138,11 @@ class RayWorkers(Workers):
 def _connect(address: str, settings: Settings) -> None:
     """Join a cluster, or start one; on a machine that is busy Ray may give up too soon, so that is tried again."""
     own = address == "local"
+    if (place := _PLACE.fullmatch(address)) is not None:
+        try:
+            socket.create_connection((place[1], int(place[2])), _ANSWER_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from error
     resources = resources_of(own_offer(settings)) if own else None
     for left in reversed(range(_STARTS if own else 1)):
         try:
