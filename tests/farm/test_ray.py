@@ -5,10 +5,13 @@ pytest -m farm tests/farm
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -48,6 +51,17 @@ def test_no_cluster_there(tmp_path: Path, address: str) -> None:
     assert found.returncode == 6
     assert f"no Ray cluster at {address}" in found.stderr
     assert time.monotonic() - started < 60.0  # Ray itself would try for minutes
+
+
+def test_something_else_listens(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('[[models]]\nsource = "gone.onnx"\n')
+    with socketserver.TCPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        found = run("-m", "trtpipe", "matrix", str(tmp_path / "m.toml"), "-o", str(tmp_path / "o"), "--ray", address)
+        server.shutdown()
+    assert found.returncode == 6
+    assert f"no Ray cluster at {address}: what listens there is not Ray" in found.stderr
 
 
 def test_kills_and_cuts_lose_nothing(tmp_path: Path) -> None:

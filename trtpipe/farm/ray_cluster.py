@@ -16,6 +16,7 @@ import ray
 from ray import exceptions
 
 import trtpipe
+from trtpipe.config.settings import environment
 from trtpipe.errors import HostError, InputError
 from trtpipe.farm.perform import perform_text
 from trtpipe.farm.resources import GPU, offer_of, resources_of
@@ -37,6 +38,8 @@ _SECONDS = 5.0
 #: What Ray takes for a machine and a port, and seconds that the port may take to answer: Ray itself tries for minutes.
 _PLACE = re.compile(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)")
 _ANSWER_SECONDS = 10.0
+#: The beginning of a connection by HTTP/2, as gRPC's is, with empty settings; the answer has a type like it.
+_GREETING, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)), 4
 #: How often a cluster of one's own is started.
 _STARTS = 3
 
@@ -138,9 +141,11 @@ class RayWorkers(Workers):
 def _connect(address: str, settings: Settings) -> None:
     """Join a cluster, or start one; on a machine that is busy Ray may give up too soon, so that is tried again."""
     own = address == "local"
-    if (place := _PLACE.fullmatch(address)) is not None:
+    encrypted = environment().get("RAY_USE_TLS", "0") not in ("", "0")
+    place = None if encrypted else _PLACE.fullmatch(address)
+    if place is not None:
         try:
-            socket.create_connection((place[1], int(place[2])), _ANSWER_SECONDS).close()
+            _greet(place[1], int(place[2]))
         except (OSError, OverflowError) as error:
             raise _no_cluster(address, error) from error
     resources = resources_of(own_offer(settings)) if own else None
@@ -157,22 +162,42 @@ def _connect(address: str, settings: Settings) -> None:
         except Exception as error:
             ray.shutdown()  # of what was started before
             if left == 0 or "timed out" not in str(error):
-                raise _no_cluster(address, error) from error
+                raise _no_cluster(address, error, answered=place is not None) from error
         else:
             return
+
+
+def _greet(host: str, port: int) -> None:
+    """Ask whether something like Ray listens.
+
+    Raises:
+        OSError: nothing does, or something else.
+        OverflowError: there is no such port.
+    """
+    with socket.create_connection((host, port), _ANSWER_SECONDS) as stream:
+        stream.sendall(_GREETING)
+        answer = stream.recv(9)
+    if len(answer) < 4 or answer[3] != _SETTINGS:
+        raise ConnectionError("what listens there is not Ray")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def _no_cluster(address: str, error: Exception) -> HostError | InputError:
+def _no_cluster(address: str, error: Exception, *, answered: bool = False) -> HostError | InputError:
     text = str(error)
     if "ersion mismatch" in text:
         words = " ".join(text.split())[:300]
         return HostError(
             f"the Ray cluster {address} has another version of Ray or Python than this machine: {words}",
             f"install one of both on all machines; here: ray {ray.__version__}",
+        )
+    if answered and isinstance(error, ConnectionError):
+        return HostError(
+            f"the Ray cluster at {address} answers, and lets nobody in: {' '.join(text.split())[:200]}",
+            "if it asks for a token, as new ones of Ray do, set RAY_AUTH_MODE=token, and have the head's token in "
+            "RAY_AUTH_TOKEN or in ~/.ray/auth_token",
         )
     if isinstance(error, ValueError):
         return InputError(f"--ray {address!r}: {' '.join(text.split())[:200]}", "give auto, local or HOST:PORT")
