@@ -38,7 +38,7 @@ class Bundle(Stage[BundleSettings]):
 
     name = "bundle"
     produces = "manifest"
-    version = 4
+    version = 5
     packages = _TOOLS
     optional = ("reference", "parity", "latency")
 
@@ -57,6 +57,7 @@ class Bundle(Stage[BundleSettings]):
             source="" if request.source is None else Path(request.source.label).name,
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
+            handed_over=tuple(target.name for target in request.handed_over),
             profile=profile.model_copy(update={"build": build, "store": StoreSettings(), **patterns}),
             simplify=request.simplify,
             calibration=quote if profile.precision.calibrated else None,
@@ -80,7 +81,9 @@ class Bundle(Stage[BundleSettings]):
         if settings.calibration is not None:
             quoted["calibration"] = settings.calibration.to_dict()
         limit = settings.profile.latency.max_p99
-        evidence = Evidence.of(inputs.artifacts.values(), inputs.failures, latency_limit=limit)
+        evidence = Evidence.of(
+            inputs.artifacts.values(), inputs.failures, latency_limit=limit, handed_over=settings.handed_over
+        )
         parity = evidence.parity
         calibration = Ranges.read(inputs.path("ranges")).data_summary if "ranges" in inputs.artifacts else None
         seen = _seen_before(calibration, parity)
@@ -91,7 +94,7 @@ class Bundle(Stage[BundleSettings]):
             source=settings.source,
             precision=settings.profile.precision,
             backend=settings.backend,
-            targets=settings.targets,
+            targets=(*settings.targets, *settings.handed_over),
             settings=quoted,
             toolchain=toolchain(settings.backend, runtime),
             calibration=calibration,
