@@ -20,7 +20,7 @@ from trtpipe.stages.stage import FAILURES, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import ParityReport
-    from trtpipe.artifact import IOContract
+    from trtpipe.artifact import Artifact, IOContract
     from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trtpipe.stages.stage import Inputs
 
 MANIFEST = "manifest.json"
+_SEEN = "the evaluation data is the calibration data: measure the metric on samples that calibration has not seen"
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "polygraphy", "torch")
 
 
@@ -87,8 +88,6 @@ class Bundle(Stage[BundleSettings]):
         parity = evidence.parity
         calibration = Ranges.read(inputs.path("ranges")).data_summary if "ranges" in inputs.artifacts else None
         seen = _seen_before(calibration, parity)
-        for note in seen:
-            progress.warn(note)
         manifest = Manifest(
             trtpipe=settings.trtpipe,
             source=settings.source,
@@ -112,6 +111,14 @@ class Bundle(Stage[BundleSettings]):
         )
         manifest.write(workdir / MANIFEST)
         return Draft("manifest", workdir, (MANIFEST,))
+
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """That the metric was measured on what calibration has seen."""
+        return tuple(note for note in Manifest.read(artifact.path).notes if note == _SEEN)
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         listed = {entry.label for entry in Manifest.read(draft.path).artifacts}
@@ -156,7 +163,7 @@ def _seen_before(calibration: DataSummary | None, parity: ParityReport | None) -
     """A metric that was measured on the calibration data itself says too much good of the quantized model."""
     if calibration is None or parity is None or not parity.metrics or calibration.digest != parity.data_digest:
         return ()
-    return ("the evaluation data is the calibration data: measure the metric on samples that calibration has not seen",)
+    return (_SEEN,)
 
 
 def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport | None) -> tuple[str, ...]:
