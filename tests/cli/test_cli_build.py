@@ -259,6 +259,7 @@ class TestRefused:
             (["--shapes", "z:2x8"], "shapes for 'z': no such input", "inputs: x"),
             (["--min-shapes", "x:2x8"], "input 'x' has no opt and no max shape", "add --opt-shapes x:2x8 and --max"),
             (["--shapes", "auto"], "shapes are to be inferred from calibration data, and none", "add --calib-data"),
+            (["--max-drop", "1%"], "--max-drop: there is no evaluation data", "name it with --eval-data DATA"),
             (["--metric", "top1"], "--metric: there is no evaluation data", "name it with --eval-data DATA"),
             (["--profile", "nowhere.toml"], "nowhere.toml: cannot be read", "give an existing TOML file"),
             (["--calib", "nowhere.toml"], "nowhere.toml: cannot be read", "give an existing TOML file"),
