@@ -355,6 +355,22 @@ def test_a_build_that_lacks_one_target_is_handed_over_to_that(world: World, tmp_
     assert made.model.plans == ()
 
 
+@pytest.mark.skipif(missing("tensorrt-rtx") is not None, reason="TensorRT-RTX is not installed")
+@pytest.mark.parametrize("targets", [["sm89", "orin"], ["orin"]])
+def test_a_build_that_hands_a_target_over_is_whole(world: World, tmp_path: Path, targets: list[str]) -> None:
+    result = trtpipe.build(world.job(backend="tensorrt-rtx", targets=targets), tmp_path / "out", handover=True)
+    assert (result.verdict.exit_code, result.verdict.handed_over, result.out) == (0, ("sm87",), tmp_path / "out")
+    assert [path.name for path in result.out.glob("*.plan")] == [f"{name}.plan" for name in targets[:-1]]
+    made = trtpipe.make_package(result.out, tmp_path / "orin", handover="orin")
+    job = json.loads((made.out / "handover.json").read_text())
+    assert (job["target"], job["profiles"][0]["x"]["max"]) == ("sm87", [8, 3, 8, 8])
+
+
+def test_a_target_to_hand_over_is_named_among_the_targets(world: World, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="handover"):
+        trtpipe.build(world.job(), tmp_path / "out", handover="orin")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("name", "made"), [("x.tar", False), ("out", True)])
 def test_no_place_for_a_repository(build: Path, world: World, tmp_path: Path, name: str, made: bool) -> None:
     out = world.folder / name if made else tmp_path / name

@@ -477,3 +477,9 @@ class TestRefusals:
             )
         assert len(seen) >= 2, "the graph and the samples"
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shape", [(True, 3, 8, 8), [False, 3, 8, 8]])
+def test_a_boolean_is_no_length(net, usual, shape):
+    with pytest.raises(InputError, match=r"shapes.*x.*neither true nor false"):
+        trtpipe.make_job(net, shapes={"x": shape}, **usual)

@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 
 import trtpipe
@@ -152,6 +153,40 @@ class TestGates:
         assert not (tmp_path / "out" / "sm120.plan").exists()
         assert "\x1b" not in result.output
 
+    @pytest.mark.parametrize(("targets", "engines"), [("sm89,rtx5090", {"sm89.plan"}), ("rtx5090", set())])
+    def test_a_target_that_is_handed_over_is_no_failure(
+        self, run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str, engines: set[str]
+    ) -> None:
+        monkeypatch.setattr(Null, "refuses", lambda self, model, profile, target: (
+            Refusal("not here", "go there") if target.name == "sm120" else None))  # fmt: skip
+        free = onnx.load(model)
+        for value in (*free.graph.input, *free.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "N"
+        onnx.save(free, tmp_path / "free.onnx")
+        out, shapes = tmp_path / "out", ("--min-shapes", "x:1x8", "--opt-shapes", "x:2x8", "--max-shapes", "x:4x8")
+        words = ("build", tmp_path / "free.onnx", "-o", out, *shapes, *QUICK[:2], "--target", targets, "--handover")
+        assert run(*words, "--dry-run").exit_code == 0
+        result = run(*words)
+        assert result.exit_code == 0, result.stderr
+        assert {path.name for path in out.glob("*.plan")} == engines
+        assert re.search(r"engines? not executed; handed over: sm120$", result.stdout.splitlines()[-3])
+        found = trtpipe.inspect(out)
+        assert found.altered == ()
+        assert found.manifest is not None
+        assert (found.manifest.verdict.handed_over, found.manifest.targets[-1]) == (("sm120",), "sm120")
+        made = run("package", "make", out, "-o", tmp_path / "there", "--handover", "sm120")
+        assert made.exit_code == 0, made.stderr
+        job = json.loads((tmp_path / "there" / "handover.json").read_text())
+        assert job["profiles"] == [{"x": {"min": [1, 8], "opt": [2, 8], "max": [4, 8]}}]
+
+    def test_a_target_that_lacks_the_precision_is_not_handed_over(
+        self, run: Run, model: Path, data: Path, tmp_path: Path
+    ) -> None:
+        words = ("--fp8", "--calib-data", data, *QUICK[:2], "--target", "sm86", "--handover")
+        result = run("build", model, "-o", tmp_path / "out", *words)
+        assert result.exit_code == 5
+        assert "sm86 (Ampere) does not compute in fp8" in result.stderr
+
     def test_no_target_at_all_is_an_error(
         self, run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -224,6 +259,7 @@ class TestRefused:
             (["--shapes", "z:2x8"], "shapes for 'z': no such input", "inputs: x"),
             (["--min-shapes", "x:2x8"], "input 'x' has no opt and no max shape", "add --opt-shapes x:2x8 and --max"),
             (["--shapes", "auto"], "shapes are to be inferred from calibration data, and none", "add --calib-data"),
+            (["--max-drop", "1%"], "--max-drop: there is no evaluation data", "name it with --eval-data DATA"),
             (["--metric", "top1"], "--metric: there is no evaluation data", "name it with --eval-data DATA"),
             (["--profile", "nowhere.toml"], "nowhere.toml: cannot be read", "give an existing TOML file"),
             (["--calib", "nowhere.toml"], "nowhere.toml: cannot be read", "give an existing TOML file"),

@@ -109,6 +109,11 @@ def test_one_or_several_optimization_profiles(tmp_path: Path) -> None:
         ("[tolerance.outputs.y]\natoll = 1", "unknown key 'tolerance.outputs.y.atoll'"),
         ("[accuracy]\nmax_drop = -0.1", "accuracy.max_drop"),
         ("[export]\nopset = 12", "export.opset"),
+        ("shapes = {x = {min = [true], opt = [1], max = [1]}}", "shapes.x.min: neither true nor false"),
+        ("[latency]\nmax_p99 = true", "latency.max_p99: neither true nor false"),
+        ("[accuracy]\nmax_drop = true", "accuracy.max_drop: neither true nor false"),
+        ("[accuracy.min_metric]\ntop1 = true", "accuracy.min_metric: neither true nor false"),
+        ("[build]\ndla_core = false", "build.dla_core: neither true nor false"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:

@@ -22,7 +22,7 @@ from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.accuracy.consistency import require_report
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.config.formats import Precision
-from trtpipe.config.profile import BuildSettings, Tolerance
+from trtpipe.config.profile import DeploymentProfile, Tolerance
 from trtpipe.config.target import find_target
 from trtpipe.delivery.finish import build, judge, source
 from trtpipe.delivery.finish.common import Failed
@@ -57,7 +57,9 @@ def handed_over(tmp_path: Path, graph: Path, target: str = "sm89", repository: s
     package.files["lowered.onnx"].write_bytes(graph.read_bytes())
     out = tmp_path / "handover"
     out.mkdir()
-    sealed = hand_over(package, find_target(target), BuildSettings(**options), out, repository).sealed(out)
+    sealed = hand_over(
+        package, find_target(target), DeploymentProfile.model_validate({"build": options}), out, repository
+    ).sealed(out)
     for name, path in sealed.files.items():
         if path.parent != out:
             (out / name).write_bytes(path.read_bytes())

@@ -269,6 +269,7 @@ def test_limits_that_nobody_set_follow_from_the_models_size():
     assert limits_for(unset, size=10**12).memory == most
     assert limits_for(unset, work=LIGHT).seconds == 50.0
     assert limits_for(unset, work=LIGHT, size=100_000_000).seconds == 250.0
+    assert limits_for(unset, work=LIGHT, nodes=20_000).seconds == 250.0
 
 
 @linux_only

@@ -75,6 +75,18 @@ class TestFirstAndSecond:
             said.append([warning for warning in heard_all.warnings if "samples" in warning])
         assert len(said[1]) == 2 * len(said[0]) > 0
 
+    def test_random_samples_are_said_again(self, new_world, heard_all):
+        job = new_world.job(recipe={"data": {}, "evaluation": None}, precision="fp32")
+        for _ in range(2):
+            new_world.run(job, heard_all)
+        assert ["random inputs" in warning for warning in heard_all.warnings] == [True, True]
+
+    def test_a_metric_on_the_calibration_data_is_said_again(self, new_world, heard_all):
+        data = {"source": str(new_world.folder / "eval.npz"), "labels": "labels"}
+        for _ in range(2):
+            new_world.run(new_world.job(recipe={"data": data}), heard_all)
+        assert sum("the evaluation data is the calibration data" in text for text in heard_all.warnings) == 2
+
     def test_a_pattern_that_matches_nothing_is_said_again(self, world, heard_all):
         said = []
         for state in ("built", "hit"):

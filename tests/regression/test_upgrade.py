@@ -138,10 +138,21 @@ class TestWeights:
         assert found(new) == {"weights": "failed"}
         assert "1 kernels changed: conv, relu: " in text(new, "weights")
 
-    def test_in_all_where_kernels_differ_too(self):
-        halves = kernel("correlation", "Int8", "Int8", "conv", holds=(tensor("Half", 8, 4, 3, 3), tensor("Float", 8)))
-        new = engine(COPY, halves, kernel("kgen", "Int8", "Int8", "relu"), POOL, HEAD)
-        assert "in all 8 Float, 368 Int8 -> 8 Float, 288 Half, 80 Int8" in text(new, "weights")
+    @pytest.mark.parametrize("held", [("Half", 8, 4, 3, 3), ("Int8", 8, 8, 3, 3)])
+    def test_where_kernels_differ_too(self, held):
+        split = kernel("correlation", "Int8", "Int8", "conv", holds=(tensor(*held), tensor("Float", 8)))
+        new = engine(COPY, split, kernel("kgen", "Int8", "Int8", "relu"), POOL, HEAD)
+        assert "1 kernels changed: conv, relu: " in text(new, "weights")
+
+    def test_that_moved_to_another_kernel_of_the_same_nodes_are_no_others(self):
+        first = kernel("correlation", "Int8", "Int8", "conv", holds=CONV.constants[:1])
+        new = engine(COPY, first, kernel("kgen", "Int8", "Int8", "conv", "relu", holds=CONV.constants[1:]), POOL, HEAD)
+        assert found(new) == {"fusion": "failed"}
+
+    @pytest.mark.parametrize("layer", [HEAD, COPY])
+    def test_single_values_are_the_builder_s_own(self, layer):
+        more = layer.model_copy(update={"constants": (*layer.constants, tensor("Float", 1), tensor("Half", 1, 1))})
+        assert found(engine(*(more if each is layer else each for each in LAYERS))) == {}
 
     def test_with_other_bytes(self):
         stored = Stored(frozenset("ab"), frozenset("bc"), 3)

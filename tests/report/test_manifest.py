@@ -48,5 +48,5 @@ def test_the_schema_before_this_one_is_refused_by_name(tmp_path):
     document = json.loads(manifest().to_file()) | {"schema_version": 1, "verdicts": []}
     del document["verdict"]
     (tmp_path / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"manifest\.json: is of schema 1: .*reads 3"):
+    with pytest.raises(InputError, match=r"manifest\.json: is of schema 1: .*reads 4"):
         Manifest.read(tmp_path / "manifest.json")

@@ -173,7 +173,8 @@ STAGE = Calibrate()
 @pytest.mark.parametrize("amax", [3.0, 0.0])
 def test_sound_ranges_pass_the_check(tmp_path, table, amax):
     found = TensorRange(amax=amax, method="max", minimum=-amax, maximum=amax)
-    Ranges(method="max", samples=1, tensors={"x": found}).write(tmp_path / "ranges.json")
+    other = TensorRange(amax=1.0, method="max", minimum=-1.0, maximum=1.0)
+    Ranges(method="max", samples=1, tensors={"x": found, "y": other}).write(tmp_path / "ranges.json")
     STAGE.check(Draft("ranges", tmp_path, ("ranges.json",)), table(simplified=conv_net()))
 
 
@@ -243,3 +244,15 @@ def test_another_choice_of_nodes_does_not_get_the_corrections_of_the_first(tmp_p
     assert min(warm_snr) > 25.0
     assert set(warm.corrections.kept) == {"c0"}
     assert set(some.corrections.kept) == set()
+
+
+def test_data_of_zeros_is_the_user_s_mistake(model: Path, job: Callable[..., Job], tmp_path: Path) -> None:
+    proto = onnx.load(model)
+    for tensor in proto.graph.initializer:
+        if len(tensor.dims) == 1:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
+    onnx.save(proto, model)
+    np.savez(tmp_path / "zeros.npz", x=np.zeros_like(X))
+    with pytest.raises(InputError, match=r"zeros\.npz.* 0 in all samples") as caught:
+        trtpipe.calibrate(model, tmp_path / "out", **asked(job(source="zeros.npz")))
+    assert caught.value.exit_code == 2

@@ -170,6 +170,7 @@ REQUEST: dict[str, Row] = {
     "backend": Row("tensorrt", "lower compile verify measure bundle"),
     "targets": Row((find_target("sm120"),), "lower verify measure bundle"),
     "target": Row(find_target("sm120"), "compile"),
+    "handed_over": Row((find_target("sm87"),), "bundle"),
     "together": Row((find_target("sm89"), find_target("sm86")), "compile"),
     "simplify": Row(False, "simplify bundle"),
     "allow_random": Row(True, "", "content"),

@@ -45,6 +45,8 @@ def go(make_job, table, workdir, heard_all):
         draft = run_stage(STAGE, job, inputs, workdir, heard_all)
         STAGE.check(draft, inputs)
         assert sorted(path.name for path in workdir.iterdir()) == ["outputs.json", "parity.json"]
+        for warning in STAGE.warnings(draft.finish(), inputs):
+            heard_all.warn(warning)
         return ParityReport.read(draft.path)
 
     return verify

@@ -70,7 +70,8 @@ def _contradiction(manifest: Manifest, folder: Path) -> Iterator[str]:
         profile = DeploymentProfile.model_validate(manifest.settings.get("profile", {}))
         limit = profile.latency.max_p99
         noted = [failure for failure in manifest.verdict.failures if failure.step != CORRECTIONS]  # read from ranges
-        found = verdict_of(Evidence.of(artifacts, noted, latency_limit=limit))
+        elsewhere = manifest.verdict.handed_over
+        found = verdict_of(Evidence.of(artifacts, noted, latency_limit=limit, handed_over=elsewhere))
     except (InputError, ValueError) as error:
         yield f"{_MANIFEST}: its verdict cannot be checked: {str(error).splitlines()[0]}"
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.config.paths import path_of
-from trtpipe.config.profile import BuildSettings
+from trtpipe.config.profile import BuildSettings, DeploymentProfile
 from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.triton import TritonSettings
@@ -20,16 +20,13 @@ from trtpipe.delivery.statements import Statements, without_statements
 from trtpipe.delivery.triton import repository
 from trtpipe.delivery.triton_config import CONFIG
 from trtpipe.delivery.triton_existing import check_existing
-from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.pipeline.publish import BUNDLE, publish_tree
-from trtpipe.regression.bundle import entries
 
 if TYPE_CHECKING:
     from trtpipe.api.arguments import OptionsLike, TritonLike
     from trtpipe.delivery.assembly import Assembly
     from trtpipe.delivery.record import Model
-    from trtpipe.regression.bundle import Build
 
 #: Folders of a hand-over with a model repository.
 HANDOVER, REPOSITORY = "handover", "repository"
@@ -79,14 +76,14 @@ class Conversion:
         return cls(wanted, target, options) if wanted is not None or target else None
 
     def publish(
-        self, assembly: Assembly, statements: Statements, options: BuildSettings, out: Path, work: Path
+        self, assembly: Assembly, statements: Statements, profile: DeploymentProfile, out: Path, work: Path
     ) -> tuple[Model, tuple[str, ...]]:
         """Write it into ``out``.
 
         Args:
             assembly: a package that is not sealed yet.
             statements: of its making, which a hand-over carries on.
-            options: of the build's own builder.
+            profile: the build's own.
             work: private.
 
         Returns:
@@ -105,7 +102,7 @@ class Conversion:
         model = assembly.model
         awaited, beside = "", self.triton is not None and bool(self.target)
         if self.triton is not None:
-            profiles = profiles_of(assembly.model) if self.target else None
+            profiles = profiles_of(assembly.model, profile) if self.target else None
             made = repository(assembly, self.triton, work, profiles=profiles)
             within = f"{REPOSITORY}/" if beside else ""
             check_existing(made, out / within)
@@ -116,7 +113,8 @@ class Conversion:
             own = work / HANDOVER
             own.mkdir()
             target = find_target(self.target)
-            handed = hand_over(assembly, target, self.options or options, own, awaited)
+            asked = profile if self.options is None else profile.model_copy(update={"build": self.options})
+            handed = hand_over(assembly, target, asked, own, awaited)
             sealed = statements.added(handed, None, own).sealed(own)
             model, within = sealed.model, f"{HANDOVER}/" if beside else ""
             files |= {f"{within}{name}": path for name, path in sealed.files.items()}
@@ -125,16 +123,6 @@ class Conversion:
             notes = (*notes, *missing)
         publish_tree(files, out, (CONFIG, MODEL))
         return model, notes
-
-
-def options_of(build: Build) -> BuildSettings:
-    """Of the builder, as the build's first engine has them."""
-    for label, entry in entries(build.manifest.artifacts).items():
-        if label.startswith("engine:") and len(entry.files) > 1:
-            record = EngineRecord.read(build.folder / f"{entry.files[0].name}.json")
-            if record.options is not None:
-                return record.options
-    return BuildSettings()
 
 
 def is_package(path: Path) -> bool:

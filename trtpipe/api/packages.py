@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import PackageArguments, takes
-from trtpipe.api.deliveries import Conversion, from_package, is_package, options_of
+from trtpipe.api.deliveries import Conversion, from_package, is_package
 from trtpipe.api.results import reported
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
-from trtpipe.config.profile import BuildSettings
+from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.settings import Settings
 from trtpipe.delivery import signing
 from trtpipe.delivery.assembly import Assembly, assemble, with_note, with_papers, with_reference
@@ -161,9 +161,9 @@ def make_package(build: PathLike, out: PathLike, **delivery: Unpack[PackageArgum
         TemporaryDirectory(prefix="trtpipe-") as temporary,
     ):
         work = Path(temporary)
-        assembly, statements, options = _assembled(source, asked, work)
+        assembly, statements, profile = _assembled(source, asked, work)
         if asked.conversion is not None:
-            return PackageResult(target, *asked.conversion.publish(assembly, statements, options, target, work))
+            return PackageResult(target, *asked.conversion.publish(assembly, statements, profile, target, work))
         if asked.python:
             assembly = _with_example(assembly, work)
         if asked.recipients:
@@ -173,20 +173,19 @@ def make_package(build: PathLike, out: PathLike, **delivery: Unpack[PackageArgum
     return PackageResult(target, sealed.model)
 
 
-def _assembled(source: Path, asked: Delivery, work: Path) -> tuple[Assembly, Statements, BuildSettings]:
-    """A package that is not sealed yet, what is stated of its making, and the settings that its engines were built
-    with.
-    """
+def _assembled(source: Path, asked: Delivery, work: Path) -> tuple[Assembly, Statements, DeploymentProfile]:
+    """A package that is not sealed yet, what is stated of its making, and the profile that it was built with."""
     if is_package(source):
         for name in asked.given:
             raise InputError(f"{name}: {source} is a package, and says this itself", "give it when making the package")
         deliver = asked.conversion is not None
-        return (*from_package(source, work, allow_failed=asked.allow_failed, deliver=deliver), BuildSettings())
+        return (*from_package(source, work, allow_failed=asked.allow_failed, deliver=deliver), DeploymentProfile())
     found = read_build(source)
     elsewhere = asked.conversion.target if asked.conversion is not None else ""
     assembly = assemble(found, asked.description, allow_failed=asked.allow_failed, handed_over=elsewhere)
     assembly = with_papers(assembly, asked.licenses, asked.card)
-    return _tested(assembly, found, asked, work), _stated(found), options_of(found)
+    profile = DeploymentProfile.model_validate(found.manifest.settings.get("profile", {}))
+    return _tested(assembly, found, asked, work), _stated(found), profile
 
 
 def _with_example(assembly: Assembly, work: Path) -> Assembly:

@@ -139,7 +139,10 @@ def run_published(
             steps = pipeline.run(stages, artifacts)
         limit = job.profile.latency.max_p99
         evidence = Evidence.of(
-            [step.artifact for step in steps if step.artifact is not None], failures_of(steps), latency_limit=limit
+            [step.artifact for step in steps if step.artifact is not None],
+            failures_of(steps),
+            latency_limit=limit,
+            handed_over=[target.name for target in job.handed_over],
         )
         result = BuildResult(steps, None, verdict_of(evidence), evidence.parity, evidence.latency)
         result = replace(result, out=publish(result))

@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 
 @takes(BuildArguments)
 def build(
-    source: SourceLike, out: PathLike, *, locked: PathLike | None = None, **request: Unpack[BuildArguments]
+    source: SourceLike,
+    out: PathLike,
+    *,
+    locked: PathLike | None = None,
+    handover: bool = False,
+    **request: Unpack[BuildArguments],
 ) -> BuildResult:
     """Run the whole pipeline and write the bundle to ``out``: from a model to verified engines.
 
@@ -49,6 +54,9 @@ def build(
             job from ``make_job`` (with which of the other arguments only ``out`` and ``progress`` go).
         out: a folder; created if need be. It is touched only after everything has been made.
         locked: the folder of an earlier build: other versions of tools than its manifest holds are refused.
+        handover: whether targets that cannot be built for here are left to machines of their own: the verdict says so,
+            and ``make_package(out, folder, handover=target)`` writes what such a machine needs. Otherwise their
+            engines are missing, and that is exit code 5.
 
     Returns:
         The steps, the reports and the verdict. A failed gate is no error: see ``BuildResult``.
@@ -68,8 +76,8 @@ def build(
     """
     folder = path_of(out, "out")
     check_writable(folder)
-    with requested(source, **request) as job:
-        _refuse_early(job, request.get("progress") or NullProgress(), locked)
+    with requested(source, **request) as asked:
+        job = _refuse_early(asked, request.get("progress") or NullProgress(), locked, handover=handover)
 
         def publish(result: BuildResult) -> Path:
             where = rejected_beside(folder) if result.verdict.exit_code else folder
@@ -82,13 +90,17 @@ def build(
 
 @takes(BuildArguments)
 def dry_run(
-    source: SourceLike, *, locked: PathLike | None = None, **request: Unpack[BuildArguments]
+    source: SourceLike,
+    *,
+    locked: PathLike | None = None,
+    handover: bool = False,
+    **request: Unpack[BuildArguments],
 ) -> tuple[Step, ...]:
     """What ``build`` would do with these arguments: which stages are cached, which would run, and why.
 
     Args:
         source: as ``build`` takes it; so are all other arguments.
-        locked: likewise.
+        locked, handover: likewise.
 
     Returns:
         One step for every stage, one a target for compile. What depends on a stage that would run is undecided.
@@ -103,8 +115,8 @@ def dry_run(
         simplify undecided
         observe skipped
     """
-    with requested(source, **request) as job:
-        _refuse_early(job, request.get("progress") or NullProgress(), locked)
+    with requested(source, **request) as asked:
+        job = _refuse_early(asked, request.get("progress") or NullProgress(), locked, handover=handover)
         with opened(job, request.get("progress") or NullProgress()) as pipeline:
             return pipeline.plan(stages_for(job), {})
 
@@ -325,8 +337,17 @@ def measure(
         return run_stages(job, ["measure"], given, path_or_none(out, "out"), JSON, common.get("progress"))
 
 
-def _refuse_early(job: Job, progress: Progress, locked: PathLike | None) -> None:
-    """Complain about what is missing before the long work, not after it."""
+def _refuse_early(job: Job, progress: Progress, locked: PathLike | None, *, handover: bool) -> Job:
+    """Complain about what is missing before the long work, not after it.
+
+    Returns:
+        The job; with ``handover``, without the targets that this machine cannot build for.
+    """
+    if not isinstance(handover, bool):
+        raise InputError(
+            f"handover: {handover!r} is neither True nor False",
+            "give handover=True, and the name of the target in targets",
+        )
     if locked is not None:
         from trtpipe.api.upgrade import refuse_other_versions
 
@@ -337,7 +358,20 @@ def _refuse_early(job: Job, progress: Progress, locked: PathLike | None) -> None
             "shapes are to be inferred from calibration data, and none was given",
             "add --calib-data (or --calib RECIPE.toml), or give --min-shapes, --opt-shapes and --max-shapes",
         )
+    if handover:
+        job = _handed_over(job, progress)
     _refuse_targets(job, progress)
+    return job
+
+
+def _handed_over(job: Job, progress: Progress) -> Job:
+    """The job without the targets that could compute it, and that the back-end does not build for here."""
+    able = [target for target in job.targets if target.computes(job.profile.precision)]
+    refusals = {target: refusal for target in able if (refusal := _refusal(job, target)) is not None}
+    for target, refusal in refusals.items():
+        progress.note(f"{target} is handed over: {refusal.reason}")
+    here = tuple(target for target in job.targets if target not in refusals)
+    return replace(job, targets=here, handed_over=tuple(refusals))
 
 
 def _refuse_targets(job: Job, progress: Progress) -> None:

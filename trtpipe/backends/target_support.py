@@ -42,8 +42,8 @@ def refuse_target(flavor: Flavor, version: str, target: Target) -> Refusal | Non
         known = ", ".join(other.name for other in TARGETS if other.rtx is not None)
         return Refusal(
             f"{TITLES[flavor]} builds no engines for {target} ({target.family})",
-            f"use --backend tensorrt on a machine with that GPU, or a target it knows: {known}; or hand a build "
-            f"for one of these over to it: trtpipe package make OUT --handover {target}",
+            f"use --backend tensorrt on a machine with that GPU, or a target it knows: {known}; or build with "
+            "--handover, which leaves this engine to a machine that can",
         )
     if not support.includes(version):
         return Refusal(

@@ -41,9 +41,17 @@ if TYPE_CHECKING:
         common=False,
         help="Refuse other versions of TensorRT and other tools than this earlier build was made with.",
     ),
+    click.option(
+        "--handover",
+        is_flag=True,
+        cls=TopicOption,
+        topic=options.ENGINE,
+        common=False,
+        help="Leave targets that cannot be built for here to machines of their own; see package make --handover.",
+    ),
     click.option("--dry-run", is_flag=True, help="Show which stages would run, and why; run none."),
 )
-def build(session: Session, source: str, locked: Path | None, dry_run: bool) -> int:
+def build(session: Session, source: str, locked: Path | None, handover: bool, dry_run: bool) -> int:
     """Build verified engines from a model.
 
     SOURCE is model.onnx, model.pt2, file.py:factory or package.module:factory. Options override the files given with
@@ -55,6 +63,9 @@ def build(session: Session, source: str, locked: Path | None, dry_run: bool) -> 
 
     with session.listening() as progress:
         if dry_run:
-            return show_dry_run(session, trtpipe.dry_run(source, locked=locked, **session.model_request(progress)))
-        result = trtpipe.build(source, session.output, locked=locked, **session.model_request(progress))
+            steps = trtpipe.dry_run(source, locked=locked, handover=handover, **session.model_request(progress))
+            return show_dry_run(session, steps)
+        result = trtpipe.build(
+            source, session.output, locked=locked, handover=handover, **session.model_request(progress)
+        )
     return finish(session, "build", result)

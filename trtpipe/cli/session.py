@@ -105,7 +105,11 @@ class Session:
     @property
     def recipe(self) -> CalibrationRecipe:
         """The calibration recipe: options, over the file, over the defaults."""
-        return recipe_of(self.recipe_file, self.recipe_overrides)
+        found = recipe_of(self.recipe_file, self.recipe_overrides)
+        limits = (each.option for each in self.profile_overrides if each.at == ("accuracy", "max_drop"))
+        if found.evaluation is None and (option := next(limits, "")):  # a gate that is asked for is not left out
+            raise _no_evaluation(option)
+        return found
 
     def learn(self, path: Path) -> None:
         """Take over what ``path`` (and, for a plan, the lowered graph beside it) says of itself: precision, back-end
@@ -172,10 +176,14 @@ def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRe
         return recipe
     if not evaluation.source and not evaluation.own:
         option = next((o.option for o in overrides if o.at[0] == "evaluation"), "[evaluation]")
-        raise InputError(f"{option}: there is no evaluation data", "name it with --eval-data DATA")
+        raise _no_evaluation(option)
     if evaluation.image is None and Path(evaluation.source).is_dir():
         evaluation = evaluation.model_copy(update={"image": recipe.data.image})
     return recipe.model_copy(update={"evaluation": evaluation})
+
+
+def _no_evaluation(option: str) -> InputError:
+    return InputError(f"{option}: there is no evaluation data", "name it with --eval-data DATA")
 
 
 def combined_shapes(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]]) -> list[dict[str, dict[str, Any]]]:

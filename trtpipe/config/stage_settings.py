@@ -69,6 +69,7 @@ class BuildRequest:
         recipe: calibration and evaluation data, and how ranges are chosen.
         backend: the back-end that compiles, resolved from ``auto``.
         targets: GPUs to compile for.
+        handed_over: GPUs that the request names besides, whose engines are built elsewhere.
         target: the one target of a compile step; ``None`` for every other step.
         together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
         simplify: whether onnxsim may rewrite the graph.
@@ -80,6 +81,7 @@ class BuildRequest:
     recipe: CalibrationRecipe
     backend: str
     targets: tuple[Target, ...]
+    handed_over: tuple[Target, ...] = ()
     target: Target | None = None
     together: tuple[Target, ...] = ()
     simplify: bool = True
@@ -455,6 +457,7 @@ class BundleSettings(Record):
     source: str
     backend: str
     targets: tuple[str, ...]
+    handed_over: tuple[str, ...]
     profile: DeploymentProfile
     simplify: bool
     calibration: CalibrationQuote | None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 
 from trtpipe.artifact import Record
 from trtpipe.config.complaints import complaint
@@ -21,3 +21,21 @@ class UserRecord(Record):
 
     # pydantic validates such a record, one in another record's field included, without its constructor
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """Python, and so pydantic, takes ``True`` for 1, which a limit of 1 or a length of 1 is not meant by."""
+        assert info.field_name is not None
+        annotation = cls.model_fields[info.field_name].annotation
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        if isinstance(value, dict) and get_origin(annotation) is dict:  # any other is a record of its own
+            values = tuple(value.values())
+        if any(isinstance(each, bool) for each in values) and not _takes_booleans(annotation):
+            raise ValueError("neither true nor false is a value of it")
+        return value
+
+
+def _takes_booleans(annotation: object) -> bool:
+    parts = get_args(annotation)
+    return annotation is bool or any(isinstance(part, bool) or _takes_booleans(part) for part in parts)

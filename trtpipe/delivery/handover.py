@@ -17,11 +17,12 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.artifact import FileEntry
 from trtpipe.backends.trtexec import command_line, flag_names, hardware_level
 from trtpipe.config.formats import Precision
-from trtpipe.config.profile import BuildSettings, ShapeRange
+from trtpipe.config.profile import BuildSettings, DeploymentProfile, ShapeRange
+from trtpipe.config.stage_settings import builder_options
 from trtpipe.config.target import DLA
 from trtpipe.delivery.assembly import Assembly, plan_of
 from trtpipe.delivery.finish import source
-from trtpipe.delivery.record import FINISHED, StatedVerdict
+from trtpipe.delivery.record import FINISHED, Range, StatedVerdict
 from trtpipe.delivery.record import HANDOVER as JOB
 from trtpipe.delivery.schema import load_object, read_record
 from trtpipe.digest import sha256_bytes, sha256_json
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from trtpipe.config.target import Target
     from trtpipe.delivery.reader import Package
-    from trtpipe.delivery.record import Model, Range
+    from trtpipe.delivery.record import Model, Tensor
 
 SCRIPT, COMMAND = "finish.py", "trtexec.sh"
 PARITY, LATENCY = "parity.json", "latency.json"
@@ -88,12 +89,12 @@ class TakenBack:
 
 
 def hand_over(
-    assembly: Assembly, target: Target, options: BuildSettings, folder: Path, repository: str = ""
+    assembly: Assembly, target: Target, profile: DeploymentProfile, folder: Path, repository: str = ""
 ) -> Assembly:
     """The package that a machine with ``target`` finishes.
 
     Args:
-        options: of the builder there.
+        profile: its ``build`` is for the builder there; its shapes count where the package has no engine.
         folder: private; files are written there.
         repository: where ``finish.py`` puts a second copy of the plan, relative to its own folder; empty: nowhere.
 
@@ -101,7 +102,7 @@ def hand_over(
         InputError: the package lacks what it takes, or the target cannot compute it.
     """
     model = assembly.model
-    profiles = profiles_of(model)
+    profiles, options = profiles_of(model, profile), builder_options(profile.build)
     _check(model, assembly, target, options)
     assert model.graph is not None
     files = {name: path for name, path in assembly.files.items() if name not in {plan.file for plan in model.plans}}
@@ -110,7 +111,9 @@ def hand_over(
         files[model.graph.file] = folder / model.graph.file
         files[model.graph.file].write_bytes(renamed)
     lowered = [FileEntry.of(files[name], name).sha256 for name in (model.graph.file, *model.graph.data)]
-    names = tuple(Path(name).name for name in options.plugins) or tuple({n: 0 for p in model.plans for n in p.plugins})
+    names = tuple(Path(name).name for name in profile.build.plugins) or tuple(
+        {n: 0 for p in model.plans for n in p.plugins}
+    )
     stated = options.model_copy(update={"plugins": names})
     plan = f"{target.name}.plan"
     ranges = [{name: ShapeRange(min=e.min, opt=e.opt, max=e.max) for name, e in each.items()} for each in profiles]
@@ -142,8 +145,8 @@ def hand_over(
     return replace(assembly, model=replace(model, plans=(), notes=()), files=files)  # notes are about its engines
 
 
-def profiles_of(model: Model) -> tuple[Mapping[str, Range], ...]:
-    """The optimization profiles of the engine to build: those of the build's own engines.
+def profiles_of(model: Model, profile: DeploymentProfile) -> tuple[Mapping[str, Range], ...]:
+    """The optimization profiles of the engine to build: those of the build's own engines, or else of its profile.
 
     Raises:
         InputError: shapes are free, and nothing says in which range.
@@ -151,13 +154,27 @@ def profiles_of(model: Model) -> tuple[Mapping[str, Range], ...]:
     for plan in model.plans:
         if plan.profiles:
             return plan.profiles
-    for each in model.inputs:
-        if each.shape is None or not all(isinstance(dim, int) for dim in each.shape):
+    free = {each.name: each for each in model.inputs if not _is_fixed(each)}
+    found = tuple(
+        {
+            name: Range(each.min, each.opt, each.max)
+            for name, each in shapes.items()
+            if name in free
+            or each.min != each.max  # of fixed inputs, only those whose values decide shapes have a range
+        }
+        for shapes in profile.shapes
+    )
+    for name, each in free.items():
+        if not all(name in ranges for ranges in found or ({},)):
             raise InputError(
                 f"{model.name}: {each} has free dimensions, and the package has no engine whose shapes could be taken",
                 "package a build that has an engine for some target, or export the model with fixed shapes",
             )
-    return ()
+    return found if any(found) else ()
+
+
+def _is_fixed(tensor: Tensor) -> bool:
+    return tensor.shape is not None and all(isinstance(dim, int) for dim in tensor.shape)
 
 
 def _check(model: Model, assembly: Assembly, target: Target, options: BuildSettings) -> None:

@@ -66,14 +66,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """Default time limit of a kind of work: seconds for any model, and for each MB of this one."""
+    """Default time limit of a kind of work: seconds for any model, for each MB and for each node of this one."""
 
     seconds: float
     a_megabyte: float
+    a_node: float = 0.0
 
 
 #: Reading, checking and rewriting a model, which usually takes seconds.
-LIGHT = Allowance(50.0, 2.0)
+LIGHT = Allowance(50.0, 2.0, 0.01)
 #: Building an engine: TensorRT may time kernels for half an hour.
 HEAVY = Allowance(3600.0, 10.0)
 #: Seconds that the user's code may take without progress.
@@ -89,15 +90,18 @@ def limits_for(
     *,
     work: Allowance = HEAVY,
     size: int = 0,
+    nodes: int = 0,
 ) -> Limits:
     """The limits that apply: the caller's, else those of the settings, else defaults from the model's size.
 
     Args:
         size: bytes of the model, its external data included.
+        nodes: of its graph, where the work goes through them many times.
     """
     usual = min(int(_SHARE_OF_MEMORY * machine_memory()), _MEMORY + _MEMORY_A_BYTE * size)
+    usually = work.seconds + work.a_megabyte * size / 1e6 + work.a_node * nodes
     return Limits(
-        seconds=seconds or settings.worker_seconds or work.seconds + work.a_megabyte * size / 1e6,
+        seconds=seconds or settings.worker_seconds or usually,
         memory=memory or settings.worker_memory or usual,
         confined=settings.sandbox,
     )

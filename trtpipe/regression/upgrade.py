@@ -153,19 +153,18 @@ def _words(tensors: Sequence[EngineTensor]) -> str:
 
 
 def _weights(old: EngineRecord, new: EngineRecord, stored: Stored) -> _Difference:
-    """Weights with other bytes; kernels of the same nodes that hold others; what all hold of each type; memory."""
+    """Weights with other bytes; kernels that hold others; memory."""
     if old.report is None or new.report is None:
         return _Difference()
-    before, after = _constants(old.report), _constants(new.report)
-    parts = [
-        f"{_named(nodes)}: {_held(before[nodes])} -> {_held(after[nodes])}"
-        for nodes in sorted(before.keys() & after.keys(), key=sorted)
-        if before[nodes] != after[nodes]
-    ]
+    before, after = _kernel_weights(old.report), _kernel_weights(new.report)
+    parts = []
+    for nodes in _joined([*before, *after]):
+        held, now = (
+            sum((weights for each, weights in found.items() if each <= nodes), Counter()) for found in (before, after)
+        )
+        if held != now:
+            parts.append(f"{_named(nodes)}: {_held(held)} -> {_held(now)}")
     parts = [f"{len(parts)} kernels changed: {some(parts)}"] if parts else []
-    sums = [_by_type(sum(found.values(), Counter())) for found in (before, after)]
-    if sums[0] != sums[1]:
-        parts.append(f"in all {sums[0]} -> {sums[1]}")
     if lost := stored.before - stored.now:
         parts.append(f"{len(lost)} are stored with other bytes, or not as they are: {some(sorted(lost))}")
     memory = _memory("weight memory", old.weight_bytes, new.weight_bytes)
@@ -176,25 +175,30 @@ def _weights(old: EngineRecord, new: EngineRecord, stored: Stored) -> _Differenc
     return _Difference("; ".join(parts), worse=len(parts) > bool(memory.text) or memory.worse, same=same)
 
 
-def _constants(report: EngineReport) -> dict[Nodes, Counter[tuple[str, int]]]:
-    """The nodes of a kernel -> how many weights of each type and number of elements it holds."""
+def _kernel_weights(report: EngineReport) -> dict[Nodes, Counter[tuple[str, int]]]:
+    """The nodes of a kernel -> how many weights of each type and number of elements it holds.
+
+    Single values are left out: builders add some of their own, such as the factors of a GEMM.
+    """
     found: dict[Nodes, Counter[tuple[str, int]]] = {}
     for layer in report.kernels:
         held = found.setdefault(frozenset(layer.nodes), Counter())
-        held.update((constant.type, prod(constant.dims)) for constant in layer.constants)
+        held.update((each.type, size) for each in layer.constants if (size := prod(each.dims)) > 1)
+    return found
+
+
+def _joined(kernels: Sequence[Nodes]) -> list[Nodes]:
+    """Kernels that have nodes in common as one: between them weights may move, which is a matter of fusion."""
+    found: list[Nodes] = []
+    for nodes in dict.fromkeys(kernels):
+        shared = [each for each in found if each & nodes]
+        found = [*(each for each in found if each not in shared), nodes.union(*shared)]
     return found
 
 
 def _held(weights: Counter[tuple[str, int]]) -> str:
     texts = [f"{type_}[{elements}]" + f" x {count}" * (count > 1) for (type_, elements), count in weights.items()]
     return " and ".join(sorted(texts)) or "none"
-
-
-def _by_type(weights: Counter[tuple[str, int]]) -> str:
-    sums: Counter[str] = Counter()
-    for (type_, elements), count in weights.items():
-        sums[type_] += elements * count
-    return ", ".join(f"{elements} {type_}" for type_, elements in sorted(sums.items())) or "none"
 
 
 def _fusion(old: EngineReport, new: EngineReport) -> _Difference:

@@ -69,7 +69,7 @@ class Manifest(Record):
         notes: remarks of the stages.
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     trtpipe: str
     source: str

@@ -90,6 +90,7 @@ class Verdict(Record):
         precision: what was asked for and what came out; ``None`` if nothing was lowered or built.
         runtime: which runtimes load the engines; empty without engines.
         failures: targets without an engine, and stages that failed.
+        handed_over: targets whose engines are built elsewhere, by the user's wish.
     """
 
     outcome: Outcome
@@ -105,6 +106,7 @@ class Verdict(Record):
     precision: PrecisionFound | None = None
     runtime: str = ""
     failures: tuple[Failure, ...] = ()
+    handed_over: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool | None:
@@ -122,6 +124,10 @@ class Verdict(Record):
         precision = () if self.precision is None else self.precision.remarks
         return (
             *(f"{failure.step}: {failure.reason}" for failure in self.failures),
+            *(
+                f"{name}: built elsewhere, in what trtpipe package make --handover {name} writes"
+                for name in self.handed_over
+            ),
             *precision,
             *((self.runtime,) if self.runtime else ()),
         )
@@ -135,6 +141,7 @@ class Evidence:
         engines: label -> its record.
         failures: of targets and stages.
         latency_limit: the p99 on a GPU that was asked for, in seconds.
+        handed_over: targets whose engines are built elsewhere.
     """
 
     parity: ParityReport | None = None
@@ -143,10 +150,16 @@ class Evidence:
     engines: Mapping[str, EngineRecord] | None = None
     failures: tuple[Failure, ...] = ()
     latency_limit: float | None = None
+    handed_over: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, artifacts: Iterable[Artifact], failures: Sequence[Failure] = (), *, latency_limit: float | None = None
+        cls,
+        artifacts: Iterable[Artifact],
+        failures: Sequence[Failure] = (),
+        *,
+        latency_limit: float | None = None,
+        handed_over: Sequence[str] = (),
     ) -> Evidence:
         """Read from what a run made, or what a bundle holds."""
         found = {artifact.label: artifact for artifact in artifacts}
@@ -163,6 +176,7 @@ class Evidence:
             engines=engines,
             failures=(*_failed_corrections(found), *failures),
             latency_limit=latency_limit,
+            handed_over=tuple(handed_over),
         )
 
 
@@ -177,6 +191,7 @@ def verdict_of(evidence: Evidence) -> Verdict:
     parity, engines = evidence.parity, evidence.engines or {}
     executed = () if parity is None else _executed(parity)
     not_executed = {} if parity is None else {k: why for k, why in parity.not_run.items() if k.startswith("engine:")}
+    not_executed |= {f"engine:{name}": "handed over" for name in evidence.handed_over if parity is not None}
     accuracy, latency = _accuracy(evidence), _latency(evidence)
     precision = precision_found(evidence.lowered, engines)
     code = _exit_code(evidence, accuracy, latency, precision)
@@ -199,6 +214,7 @@ def verdict_of(evidence: Evidence) -> Verdict:
         precision=precision,
         runtime="; ".join(runtimes),
         failures=evidence.failures,
+        handed_over=evidence.handed_over,
     )
     return plain.model_copy(update={"headline": _headline(plain, evidence)})
 
@@ -325,6 +341,8 @@ def _more(verdict: Verdict, evidence: Evidence) -> Iterator[str]:
     lost = [failure.step.removeprefix("compile ") for failure in verdict.failures if "compile" in failure.step]
     if lost:
         yield f"build failed: {', '.join(lost)}"
+    if verdict.handed_over:
+        yield f"handed over: {', '.join(verdict.handed_over)}"
     if verdict.precision is not None and not verdict.precision.given and evidence.engines:
         yield f"nothing computes in {verdict.precision.asked}"
     if verdict.accuracy.outcome == "failed":

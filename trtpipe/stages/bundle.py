@@ -20,7 +20,7 @@ from trtpipe.stages.stage import FAILURES, Stage
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import ParityReport
-    from trtpipe.artifact import IOContract
+    from trtpipe.artifact import Artifact, IOContract
     from trtpipe.calibration.data_summary import DataSummary
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trtpipe.stages.stage import Inputs
 
 MANIFEST = "manifest.json"
+_SEEN = "the evaluation data is the calibration data: measure the metric on samples that calibration has not seen"
 _TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "polygraphy", "torch")
 
 
@@ -38,7 +39,7 @@ class Bundle(Stage[BundleSettings]):
 
     name = "bundle"
     produces = "manifest"
-    version = 4
+    version = 5
     packages = _TOOLS
     optional = ("reference", "parity", "latency")
 
@@ -57,6 +58,7 @@ class Bundle(Stage[BundleSettings]):
             source="" if request.source is None else Path(request.source.label).name,
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
+            handed_over=tuple(target.name for target in request.handed_over),
             profile=profile.model_copy(update={"build": build, "store": StoreSettings(), **patterns}),
             simplify=request.simplify,
             calibration=quote if profile.precision.calibrated else None,
@@ -80,18 +82,18 @@ class Bundle(Stage[BundleSettings]):
         if settings.calibration is not None:
             quoted["calibration"] = settings.calibration.to_dict()
         limit = settings.profile.latency.max_p99
-        evidence = Evidence.of(inputs.artifacts.values(), inputs.failures, latency_limit=limit)
+        evidence = Evidence.of(
+            inputs.artifacts.values(), inputs.failures, latency_limit=limit, handed_over=settings.handed_over
+        )
         parity = evidence.parity
         calibration = Ranges.read(inputs.path("ranges")).data_summary if "ranges" in inputs.artifacts else None
         seen = _seen_before(calibration, parity)
-        for note in seen:
-            progress.warn(note)
         manifest = Manifest(
             trtpipe=settings.trtpipe,
             source=settings.source,
             precision=settings.profile.precision,
             backend=settings.backend,
-            targets=settings.targets,
+            targets=(*settings.targets, *settings.handed_over),
             settings=quoted,
             toolchain=toolchain(settings.backend, runtime),
             calibration=calibration,
@@ -109,6 +111,14 @@ class Bundle(Stage[BundleSettings]):
         )
         manifest.write(workdir / MANIFEST)
         return Draft("manifest", workdir, (MANIFEST,))
+
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """That the metric was measured on what calibration has seen."""
+        return tuple(note for note in Manifest.read(artifact.path).notes if note == _SEEN)
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         listed = {entry.label for entry in Manifest.read(draft.path).artifacts}
@@ -153,7 +163,7 @@ def _seen_before(calibration: DataSummary | None, parity: ParityReport | None) -
     """A metric that was measured on the calibration data itself says too much good of the quantized model."""
     if calibration is None or parity is None or not parity.metrics or calibration.digest != parity.data_digest:
         return ()
-    return ("the evaluation data is the calibration data: measure the metric on samples that calibration has not seen",)
+    return (_SEEN,)
 
 
 def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport | None) -> tuple[str, ...]:

@@ -76,9 +76,16 @@ class Calibrate(Stage[CalibrateSettings]):
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.calibration.ranges import Ranges
 
-        for name, found in Ranges.read(draft.path).tensors.items():
+        ranges = Ranges.read(draft.path)
+        for name, found in ranges.tensors.items():
             if not 0 <= found.amax < float("inf"):
                 raise StageError(f"{RANGES}: tensor {name!r} has range {found.amax}", "look at the calibration data")
+        if ranges.tensors and not any(found.amax for found in ranges.tensors.values()):
+            data = ranges.data_summary.source if ranges.data_summary is not None else RANGES
+            raise InputError(
+                f"{data}: all that could be quantized was 0 in all samples, such as {next(iter(ranges.tensors))!r}",
+                "give samples as the model gets them in use",
+            )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.shapes import check_shapes
-from trtpipe.config.stage_settings import CompileSettings, asked_of_builder, builder_options
+from trtpipe.config.stage_settings import CompileSettings, NotNeeded, asked_of_builder, builder_options
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import departures
@@ -46,8 +46,10 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
     version = 8
     packages = ()
 
-    def settings(self, request: BuildRequest) -> CompileSettings:
+    def settings(self, request: BuildRequest) -> CompileSettings | NotNeeded:
         profile = request.profile
+        if request.handed_over and not request.targets:
+            return NotNeeded(reason=f"handed over: {', '.join(target.name for target in request.handed_over)}")
         program = load_backend(request.backend).consumes == "program"
         return CompileSettings(
             backend=request.backend,

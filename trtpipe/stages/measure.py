@@ -41,7 +41,11 @@ class Measure(Stage[MeasureSettings]):
     def settings(self, request: BuildRequest) -> MeasureSettings | NotNeeded:
         profile = request.profile
         targets = tuple(target.name for target in request.targets)
-        if targets and not profile.latency.cpu and not runnable_targets(request.backend, targets):
+        if (
+            (targets or request.handed_over)
+            and not profile.latency.cpu
+            and not runnable_targets(request.backend, targets)
+        ):
             return NotNeeded(reason="not measured here: no GPU of this machine runs these engines")
         half = profile.precision.half
         return MeasureSettings(

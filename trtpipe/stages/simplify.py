@@ -13,7 +13,7 @@ from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyReq
 from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.passes.opsets import LEAST_OPSET
-from trtpipe.preflight.onnx_io import read_contract
+from trtpipe.preflight.onnx_io import read_contract, read_proto
 from trtpipe.stages.stage import FIRST_SAMPLES, Stage
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trtpipe.config.profile import OptimizationProfile
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
+    from trtpipe.isolation.worker import Limits
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
@@ -55,7 +56,8 @@ class Simplify(Stage[SimplifySettings]):
     ) -> Draft:
         """Try with onnxsim, then without, then without any rewriting that could change what is computed."""
         load_backend("onnxruntime").prestart(runtime)
-        size = inputs.artifacts["model"].size
+        nodes = len(read_proto(inputs.path("model")).graph.node)
+        limits = limits_for(runtime, work=LIGHT, size=inputs.artifacts["model"].size, nodes=nodes)
         request = SimplifyRequest(
             model=str(inputs.path("model")),
             workdir=str(workdir),
@@ -67,7 +69,7 @@ class Simplify(Stage[SimplifySettings]):
         )
         while True:
             try:
-                reply = _attempt(request, size, runtime, progress)
+                reply = _attempt(request, limits, progress)
                 break
             except (OutOfTime, OutOfMemory, Cancelled):
                 raise  # a limit of the machine is no property of the model: what is stored may not depend on it
@@ -86,12 +88,12 @@ class Simplify(Stage[SimplifySettings]):
             raise StageError(f"simplification changed the interface: {broken}", "run again with --no-simplify")
 
 
-def _attempt(request: SimplifyRequest, size: int, runtime: Settings, progress: Progress) -> SimplifyReply:
+def _attempt(request: SimplifyRequest, limits: Limits, progress: Progress) -> SimplifyReply:
     return call_forked(
         "trtpipe.exporter.simplification:simplify",
         request,
         SimplifyReply,
-        limits=limits_for(runtime, work=LIGHT, size=size),
+        limits=limits,
         progress=progress,
         what=f"simplifying {Path(request.model).name}",
         workdir=Path(request.workdir),

@@ -24,10 +24,13 @@ from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import METRIC, SAMPLES, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trtpipe.accuracy.custom import Metric
     from trtpipe.accuracy.parity import Contender, ParityRun
     from trtpipe.accuracy.recording import Recording
     from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow, ParityReport
+    from trtpipe.artifact import Artifact
     from trtpipe.config.formats import Format
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
     from trtpipe.stages.stage import Inputs
 
 PARITY, OUTPUTS = "parity.json", "outputs.json"
-PROGRAM = "program"
+PROGRAM, ENGINE = "program", "engine:"
+_RANDOM = "no data was given: parity is checked on seeded random inputs, which says little about accuracy"
 #: The graphs' agreement must not pass for that of engines they were not made into.
 _UNSEEN = "the engines are compiled from it, and only they show its accuracy; what was compared is the ONNX route's"
 #: Share of differing integers, without a criterion of their own, from which on there is a warning.
@@ -89,10 +93,6 @@ class Verify(Stage[VerifySettings]):
         from trtpipe.accuracy.reports import ParityReport
 
         data = verification_data(inputs.datasets, inputs.graph(), settings.synthetic)
-        if data.synthetic:
-            progress.warn(
-                "no data was given: parity is checked on seeded random inputs, which says little about accuracy"
-            )
         recording = Recording()
         with ExitStack() as stack:
             contenders = _contenders(settings, inputs, workdir, runtime, stack)
@@ -104,14 +104,6 @@ class Verify(Stage[VerifySettings]):
         observed = own.read() if own else Observed()
         for leftover in workdir.glob("emulated.onnx*"):
             leftover.unlink()
-        _tell_of_integers(run.comparisons, contenders[0].label, progress)
-        left_out = _left_out(inputs.path(contenders[0].label))
-        doubts = _doubts(data, run, metrics)
-        for warning in (*(f"{label}: {reason}" for label, reason in left_out.items()), *doubts):
-            progress.warn(warning)
-        not_run = _not_run(settings) | left_out
-        if PROGRAM in not_run:
-            progress.warn(f"{PROGRAM}: {not_run[PROGRAM]}")
         recording.save(workdir / OUTPUTS)
         report = ParityReport(
             precision=settings.precision,
@@ -134,15 +126,28 @@ class Verify(Stage[VerifySettings]):
             min_metric=settings.limits.min_metric,
             digests={c.label: inputs.artifacts[c.label].files[0].sha256 for c in contenders},
             outputs_kept=len(recording.feeds),
-            not_run=not_run,
+            not_run=_not_run(settings) | _left_out(inputs.path(contenders[0].label)),
             overflows=overflows,
             classes=data.dataset.classes,
-            doubts=doubts,
+            doubts=_doubts(data, run, metrics),
             passed=True,
         )
         judged = _explained(with_verdict(report), inputs)
         _with_origin(judged, inputs, data.dataset, workdir, runtime).write(workdir / PARITY)
         return Draft("parity", workdir, (PARITY, OUTPUTS), observed=observed)
+
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """Random data, what was not compared, integers that differ unjudged, doubts about the data or the metric."""
+        from trtpipe.accuracy.reports import ParityReport
+
+        report = ParityReport.read(artifact.path)
+        not_compared = (f"{what}: {reason}" for what, reason in report.not_run.items() if not what.startswith(ENGINE))
+        random = (_RANDOM,) if report.synthetic else ()
+        return (*random, *_unjudged_integers(report), *not_compared, *report.doubts)
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.accuracy.reports import ParityReport
@@ -300,14 +305,14 @@ def _half_of_source(inputs: Inputs) -> Format | None:
     return ExportRecord.read(model.sidecar).half if model is not None and known else None
 
 
-def _tell_of_integers(comparisons: tuple[Comparison, ...], reference: str, progress: Progress) -> None:
-    for comparison in comparisons:
+def _unjudged_integers(report: ParityReport) -> Iterator[str]:
+    for comparison in report.comparisons:
         for output in comparison.outputs:
             ungated = output.agreement is not None and output.tolerance.min_agreement is None
             if ungated and output.mean_abs > _MANY_DIFFER:
-                progress.warn(
+                yield (
                     f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} differ "
-                    f"from {reference}'s; evaluate a metric, or give --min-agreement {output.output}:SHARE"
+                    f"from {report.reference}'s; evaluate a metric, or give --min-agreement {output.output}:SHARE"
                 )
 
 
@@ -341,7 +346,7 @@ def _evaluation_words(metric: MetricSettings | None, function: str) -> str:
 def _not_run(settings: VerifySettings) -> dict[str, str]:
     backend = load_backend(settings.backend)
     refusals = {name: backend.runs(find_target(name)) for name in settings.targets}
-    engines = {f"engine:{name}": refusal.reason for name, refusal in refusals.items() if refusal is not None}
+    engines = {f"{ENGINE}{name}": refusal.reason for name, refusal in refusals.items() if refusal is not None}
     return {PROGRAM: _UNSEEN, **engines} if engines and _from_program(settings) else engines
 
 
