@@ -20,16 +20,16 @@ _SHELLS = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 @command(
     click.argument("shell", type=click.Choice(list(_SHELLS))),
     examples=(
-        "echo 'eval \"$(trtpipe completion bash)\"' >> ~/.bashrc",
-        "echo 'eval \"$(trtpipe completion zsh)\"' >> ~/.zshrc",
-        "trtpipe completion fish > ~/.config/fish/completions/trtpipe.fish",
+        "echo 'eval \"$(trtpipe completion bash)\"' >> $HOME/.bashrc",
+        "echo 'eval \"$(trtpipe completion zsh)\"' >> $HOME/.zshrc",
+        "trtpipe completion fish > $HOME/.config/fish/completions/trtpipe.fish",
     ),
 )
 def completion(session: Session, shell: str) -> int:
     """Print the script for completion in bash, zsh or fish.
 
-    Commands, options, files and what comes with trtpipe are completed in shells that are opened afterward. Bash has to be
-    4.4 or newer.
+    Shells that are opened afterward complete commands, options, files, and the names of what comes with trtpipe. Bash
+    has to be 4.4 or newer.
     """
     context = click.get_current_context().find_root()
     script = _SHELLS[shell](context.command, {}, "trtpipe", "_TRTPIPE_COMPLETE").source()
