@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtpipe.cli.app import EXIT_CODES, root
-from trtpipe.cli.groups import LazyGroup, by_topic
+from trtpipe.cli.groups import LazyGroup, TopicCommand, by_topic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +78,8 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     words = [context.command_path, *command.collect_usage_pieces(context)]
     yield from (f"### {context.command_path}", "", "```", " ".join(words), "```", "")
     yield from (inspect.cleandoc(command.help or ""), "")
+    if isinstance(command, TopicCommand):
+        yield from ("```sh", *command.examples, "```", "")
     yield from _options(command, context, _names(root))
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

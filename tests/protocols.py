@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from trtpipe.isolation.remote_runner import ModelOpener, OpenModel, RemoteRunner, _RemoteReduction
     from trtpipe.latency.measuring import HostTimer
     from trtpipe.pipeline.pipeline import STAGES
-    from trtpipe.progress import NullProgress, Progress
+    from trtpipe.progress import NullProgress, Progress, StoppableProgress
     from trtpipe.remote.bucket import Bucket
     from trtpipe.remote.folder import FolderBucket
     from trtpipe.remote.objects import ObjectBucket
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from trtpipe.stages.observe_shards import ObserveFromShards, ObserveShard
     from trtpipe.stages.sensitivity import MeasureSensitivity
     from trtpipe.stages.stage import Noting, Stage
+    from trtpipe.views.live import RichProgress
 
     backends: tuple[Backend, ...] = (Null(), OnnxRuntime(), TensorRT(), TensorRTRTX(), TorchTensorRT())
     runners: tuple[type[Runner], ...] = (RemoteRunner, EngineRunner, NullRunner, OnnxRunner)
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     datasets: tuple[type[Dataset], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
     samples: tuple[type[Samples], ...] = (FunctionDataset, RandomDataset, BatchedDataset)
     meters: tuple[type[Meter], ...] = (Cosine, CustomMeter, MeanAveragePrecision, TopK, WordErrorRate)
-    listeners: tuple[type[Progress], ...] = (NullProgress,)
+    listeners: tuple[type[Progress], ...] = (NullProgress, StoppableProgress, RichProgress)
     decrypting: tuple[type[Decrypts], ...] = (Identities,)
     private_keys: tuple[type[PrivateKey], ...] = (FileKey, _TokenKey)
     stages: tuple[Stage[Any], ...] = (

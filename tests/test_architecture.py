@@ -19,7 +19,7 @@ LONG, TOO_LONG = 400, 500
 #: From the bottom to the top, each package a layer of its own; what lies beside the packages comes first. A module may
 #: import from its own package and from those below.
 LAYERS = (
-    "errors", "digest", "durable", "artifact", "progress", "preflight", "config", "isolation", "passes",
+    "errors", "digest", "durable", "artifact", "progress", "preflight", "config", "summary", "isolation", "passes",
     "engine", "backends", "data", "calibration", "autocast", "accuracy", "reference", "quantization", "dynamic",
     "latency", "report", "regression", "delivery", "runtime", "exporter", "stages", "remote", "store",
     "pipeline", "api", "farm", "views", "cli", "__main__",
@@ -65,7 +65,7 @@ VENDOR_PACKAGES: dict[str, tuple[str, ...]] = {
     "obstore": ("remote/",),
     "ray": ("farm/ray_cluster",),
     "click": ("cli/",),
-    "rich": ("cli/",),
+    "rich": ("cli/", "views/live"),
     "tomllib": ("config/toml_text",),
     "tomli": ("config/toml_text",),
     "tomli_w": ("config/tomlfile",),

@@ -215,7 +215,11 @@ class TestPythonApi:
         assert re.search(r"^lowered top1 0\.9[5-9]", done.stdout, re.MULTILINE)
         assert trtpipe.Manifest.read(tmp_path / "build" / "digits" / "manifest.json").precision == "int8"
         assert trtpipe.inspect(tmp_path / "build" / "small" / "model.onnx").kind == "model"
-        assert done.stdout.splitlines()[-1] == "ranges.json statistics.npz"
+        small = Path("build/small/simplified.onnx")
+        listed, summary, path = done.stdout.splitlines()[-3:]
+        assert (listed, Path(path)) == ("ranges.json statistics.npz", small)
+        assert summary.startswith("<BuildResult: ")
+        assert str(small) in summary
 
     def test_functions_take_the_arguments_named(self) -> None:
         for cell, _ in table_headed("docs/python-api.md", "function"):

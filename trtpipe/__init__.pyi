@@ -1,6 +1,7 @@
 """The public names of trtpipe: what type checkers read, and what ``__init__.py`` loads lazily. One name a line."""
 
 from trtpipe.accuracy.reports import ParityReport as ParityReport
+from trtpipe.api.asynchronous import run_async as run_async
 from trtpipe.api.calibration import calibrate as calibrate
 from trtpipe.api.calibration import import_trt_cache as import_trt_cache
 from trtpipe.api.calibration import ranges_from_statistics as ranges_from_statistics
@@ -75,6 +76,7 @@ from trtpipe.latency.reports import LatencyReport as LatencyReport
 from trtpipe.pipeline.executor import Step as Step
 from trtpipe.progress import NullProgress as NullProgress
 from trtpipe.progress import Progress as Progress
+from trtpipe.progress import StoppableProgress as StoppableProgress
 from trtpipe.quantization.sensitivity import Sensitivity as Sensitivity
 from trtpipe.quantization.tuning_report import Budget as Budget
 from trtpipe.quantization.tuning_report import Tuning as Tuning
@@ -87,6 +89,7 @@ from trtpipe.report.plots import plot_statistics as plot_statistics
 from trtpipe.runtime.selftest import SelfTest as SelfTest
 from trtpipe.store import ArtifactStore as ArtifactStore
 from trtpipe.store import SharedStore as SharedStore
+from trtpipe.views.live import RichProgress as RichProgress
 from trtpipe.views.matrix import write_matrix_page as write_matrix_page
 from trtpipe.views.page import write_report as write_report
 

@@ -90,7 +90,7 @@ class OutOfMemory(WorkerError):
 
 
 class Cancelled(WorkerError):
-    """The child process was ended because the run that needed it was stopped."""
+    """The run was stopped, or a child process was ended because of that."""
 
 
 class HostError(TrtpipeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from click.testing import CliRunner
 
 import trtpipe
 from trtpipe.cli.app import EXIT_CODES, SECTIONS, root
+from trtpipe.cli.groups import TopicCommand
+from trtpipe.cli.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +49,21 @@ class TestHelp:
             if isinstance(parameter, click.Option):
                 assert parameter.help, parameter.opts
                 assert parameter.help.endswith("."), parameter.opts
+
+    @pytest.mark.parametrize("name", [name for name in COMMANDS if isinstance(COMMANDS[name], TopicCommand)])
+    def test_every_command_has_examples_that_it_understands(self, name: str) -> None:
+        command = COMMANDS[name]
+        assert isinstance(command, TopicCommand)
+        assert command.examples
+        shown = CliRunner().invoke(root, [*name.split(), "--help"]).stdout
+        for example in command.examples:
+            assert f"  {example}\n" in shown
+            words = shlex.split(example.partition(" >")[0])
+            if words[0] == "echo":
+                words = re.findall(r"\$\((.*)\)", example)[0].split()
+            assert words[: 1 + len(name.split())] == ["trtpipe", *name.split()]
+            with click.Context(root, obj=Session()) as context:
+                command.make_context(name, words[1 + len(name.split()) :], parent=context)
 
     @pytest.mark.parametrize("name", COMMANDS)
     @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -196,4 +214,4 @@ class TestOptions:
         topics = re.findall(r"^(\w[\w ]*):$", CliRunner().invoke(root, ["build", "--help-all"]).stdout, re.MULTILINE)
         assert {"Options", "Precision", "Shapes", "Data", "Calibration", "Accuracy", "Engine builder"} <= set(topics)
         assert topics[0] == "Options"
-        assert topics[-1] == "General"
+        assert topics[-2:] == ["General", "Examples"]

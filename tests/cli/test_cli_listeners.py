@@ -6,11 +6,9 @@ import io
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
 
-from trtpipe.cli import listeners, live
+from trtpipe.cli import listeners
 from trtpipe.cli.listeners import Lines, LogFile, Several
-from trtpipe.cli.live import Live
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,11 +80,11 @@ class TestLines:
         listener.end("calibrate", "built")
         assert lines == [
             "calibrate: running",
-            "calibrate: 10 of 52 (19 %)",
-            "calibrate: 20 of 52 (38 %)",
-            "calibrate: 30 of 52 (57 %)",
-            "calibrate: 40 of 52 (76 %)",
-            "calibrate: 50 of 52 (96 %)",
+            "calibrate: 10 of 52 (19 %), 42.0 s left",
+            "calibrate: 20 of 52 (38 %), 32.0 s left",
+            "calibrate: 30 of 52 (57 %), 22.0 s left",
+            "calibrate: 40 of 52 (76 %), 12.0 s left",
+            "calibrate: 50 of 52 (96 %), 2.0 s left",
             "calibrate: done in 53.0 s",
         ]
 
@@ -124,17 +122,3 @@ class Full(io.BytesIO):
 
     def write(self, data: object) -> int:
         raise OSError(28, "No space left on device")
-
-
-class TestLive:
-    def test_finished_steps_stand_with_their_outcome(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        screen = io.StringIO()
-        console = Console(file=screen, force_terminal=True, width=100, color_system=None)
-        monkeypatch.setattr(live, "Console", lambda **_: console)
-        with Live() as listener:
-            play(listener)
-        text = screen.getvalue()
-        for line in ("export           cached", "compile sm89     done", "verify           FAILED"):
-            assert line in text
-        assert r"a note\x1b[2J" in text
-        assert r"warning: a warning\nof two lines" in text

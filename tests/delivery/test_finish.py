@@ -178,6 +178,16 @@ class TestBuild:
         assert caught.value.code == 2
         assert not (folder / "sm89.plan").exists()
 
+    @pytest.mark.parametrize("name", ["files", "inputs", "tolerances", "sha256", "dtype", "file"])
+    def test_an_index_that_lacks_a_field_is_refused_before_anything_is_built(
+        self, trt: RecordingTensorRT, folder: Path, name: str
+    ) -> None:
+        (folder / "model.json").write_text((folder / "model.json").read_text().replace(f'"{name}":', '"x":'))
+        with pytest.raises(Failed, match=rf"model\.json: changed: it lacks '{name}'") as caught:
+            build.finish(folder, GIVEN)
+        assert caught.value.code == 2
+        assert not trt.calls
+
     def test_a_plan_that_cannot_be_built_leaves_nothing(
         self, trt: RecordingTensorRT, folder: Path, monkeypatch: Any
     ) -> None:

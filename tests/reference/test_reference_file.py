@@ -10,6 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from trtpipe.delivery.finish.build import read_reference
+from trtpipe.delivery.finish.common import Failed
 from trtpipe.errors import InputError
 from trtpipe.reference.pytorch_outputs import load_reference, save_reference
 
@@ -57,25 +59,43 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         {"x/in/x.npy": member("()", bytes(4))},
         {"1/in/x.npy": member("()", bytes(4))},
         {"0/side/x.npy": member("()", bytes(4))},
-        {"0/in:float99/x.npy": member("()", bytes(4))},
         {"x.npy": member("()", bytes(4))},
     ],
 )
 def test_what_is_none_is_refused_and_nothing_large_is_made(tmp_path: Path, members: dict[str, bytes]) -> None:
-    path = written(tmp_path / "r.npz", members)
+    assert_refused(written(tmp_path / "r.npz", members), "not a file of reference")
+
+
+@pytest.mark.parametrize("content", [member("(8388608,)", bytes(32 << 20)), b"short"])
+def test_what_is_compressed_is_not_unpacked(tmp_path: Path, content: bytes) -> None:
+    assert_refused(written(tmp_path / "r.npz", {"0/in/x.npy": content}, zipfile.ZIP_DEFLATED), "compressed")
+
+
+def test_what_is_encrypted_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.npz", {"0/in/x.npy": member("()", bytes(4))})
+    data = bytearray(path.read_bytes())
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(magic) + flags] |= 1
+    path.write_bytes(data)
+    assert_refused(path, "encrypted")
+
+
+def test_a_type_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="float99"):
+        load_reference(written(tmp_path / "r.npz", {"0/in:float99/x.npy": member("()", bytes(4))}))
+
+
+def assert_refused(path: Path, word: str) -> None:
+    """By trtpipe and by ``finish.py``, and nothing large is made on the way."""
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"r\.npz: not a file of reference outputs"):
+    with pytest.raises(InputError, match=rf"r\.npz: .*{word}"):
         load_reference(path)
+    with pytest.raises(Failed, match=rf"r\.npz: .*{word}") as caught:
+        read_reference(path.parent, {"reference": {"file": path.name}})
+    assert caught.value.code == 2
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4 << 20
-
-
-def test_what_is_compressed_is_not_unpacked(tmp_path: Path) -> None:
-    content = {"0/in/x.npy": member("(8388608,)", bytes(32 << 20))}
-    path = written(tmp_path / "r.npz", content, zipfile.ZIP_DEFLATED)
-    with pytest.raises(InputError, match="compressed"):
-        load_reference(path)
 
 
 def test_a_size_that_the_archive_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from trtpipe.regression.bundle import Build, entries, read_build
 from trtpipe.regression.gate import differences
 from trtpipe.report.manifest import ManifestEntry
 from trtpipe.report.stage_records import LowerRecord
+from trtpipe.summary import Summarized, Summary
 
 
 class Both(Record):
@@ -41,7 +42,7 @@ class RangeMove(Record):
     octaves: float
 
 
-class BuildDiff(Record):
+class BuildDiff(Summarized, Record):
     """What differs between two builds; equal things are left out.
 
     Attributes:
@@ -68,6 +69,17 @@ class BuildDiff(Record):
     parity: tuple[Both, ...]
     engines: tuple[str, ...]
     latency: tuple[Both, ...]
+
+    @property
+    def summary(self) -> Summary:
+        """How much differs, and the figures that do."""
+        lists = {"settings": self.settings, "versions": self.toolchain, "weights": self.weights,
+                 "precisions of nodes": self.precisions, "ranges": self.ranges}  # fmt: skip
+        counts = ", ".join(f"{len(values)} {name}" for name, values in lists.items() if values)
+        figures = (*self.metrics, *self.parity, *self.latency, *self.sizes, *self.precisions)
+        rows = tuple((each.name, each.old, each.new) for each in figures)
+        said = f"{self.old} against {self.new}: {counts or 'no setting'} differ"
+        return Summary(said, ("what", "old", "new"), rows)
 
 
 def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> BuildDiff:

@@ -26,6 +26,7 @@ from trtpipe.isolation.sandbox import landlock_version, protections
 from trtpipe.isolation.worker import Report, call, limits_for
 from trtpipe.progress import NullProgress
 from trtpipe.store import ArtifactStore
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,7 @@ class TargetState(Record):
     problem: str
 
 
-class Diagnosis(Record):
+class Diagnosis(Summarized, Record):
     """What ``diagnose`` found.
 
     Attributes:
@@ -139,6 +140,13 @@ class Diagnosis(Record):
     targets: tuple[TargetState, ...] = ()
     advisories: tuple[str, ...] = ()
     ready: bool
+
+    @property
+    def summary(self) -> Summary:
+        """Whether the core works, and what is missing."""
+        gpus = ", ".join(each.name for each in self.gpus) or "no GPU"
+        word = "ready" if self.ready else "not ready"
+        return Summary(f"trtpipe {self.trtpipe}: {word}; {gpus}", ("missing", "what helps"), self.missing)
 
     @property
     def missing(self) -> tuple[tuple[str, str], ...]:

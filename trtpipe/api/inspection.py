@@ -12,12 +12,13 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
 from trtpipe.api.other_files import OtherKind, describe, other_json, package, reference_outputs, saved_outputs
-from trtpipe.artifact import VERSION_KEY, Record
+from trtpipe.artifact import VERSION_KEY, IOContract, Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.paths import path_of
+from trtpipe.config.units import format_bytes
 from trtpipe.delivery.record import FINISHED, MODEL
 from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineRecord, ProgramRecord
@@ -33,6 +34,7 @@ from trtpipe.report.manifest import Manifest
 from trtpipe.report.program import ProgramSummary, is_program, summarize_program
 from trtpipe.report.stage_records import ExportRecord, LowerRecord, SimplifyRecord
 from trtpipe.report.statistics import StatisticsSummary, summarize_statistics
+from trtpipe.summary import Summarized, Summary
 
 Kind: TypeAlias = (
     OtherKind
@@ -82,7 +84,7 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
 )
 
 
-class Inspection(Record):
+class Inspection(Summarized, Record):
     """One file, described; sections that do not apply are ``None``.
 
     Attributes:
@@ -131,6 +133,16 @@ class Inspection(Record):
     altered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     obstacles: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> Summary:
+        """What kind of file it is, and what it holds."""
+        io = self.graph.contract if self.graph else IOContract(inputs=(), outputs=())
+        rows = [*(("input", str(each)) for each in io.inputs), *(("output", str(each)) for each in io.outputs)]
+        rows += [("note", note) for note in (*self.altered, *self.notes, *self.obstacles)]
+        verdict = f"; {self.manifest.verdict.headline}" if self.manifest else ""
+        said = f"{self.path}: {self.kind}, {format_bytes(self.size)}{verdict}"
+        return Summary(said, ("what", "content"), (*rows, *self.contents.items()))
 
     def explain(self, node: str) -> tuple[NodeDecision, ...]:
         """What lowering decided for a node, or for all that a shell pattern matches.

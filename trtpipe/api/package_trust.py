@@ -13,6 +13,7 @@ from trtpipe.delivery.policy import TrustPolicy
 from trtpipe.delivery.reader import Package
 from trtpipe.delivery.record import SIGNATURE
 from trtpipe.errors import InputError
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from trtpipe.delivery.signing import Signatory
 
 
-@dataclass(frozen=True)
-class VerifiedPackage:
+@dataclass(frozen=True, repr=False)
+class VerifiedPackage(Summarized):
     """A package that is whole, and who vouches for it.
 
     Attributes:
@@ -42,6 +43,16 @@ class VerifiedPackage:
     signatory: Signatory | None
     provenance: AttestedProvenance | None
     decrypted: bool = False
+
+    @property
+    def summary(self) -> Summary:
+        """Who signed, the model, and its files."""
+        signer = "signature not checked" if self.signed else "not signed"
+        if self.signatory is not None:
+            signer = f"signed by {self.signatory.name}"
+        rows = tuple((each.name, str(each.size), each.sha256) for each in self.model.files)
+        said = f"{self.path}: whole, {signer}: {self.model.name} {self.model.version}, {self.model.verdict.headline}"
+        return Summary(said, ("file", "bytes", "sha256"), rows)
 
 
 def verify_package(

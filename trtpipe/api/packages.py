@@ -30,6 +30,7 @@ from trtpipe.pipeline.publish import BUNDLE, Index, check_writable, publish_file
 from trtpipe.regression.bundle import MANIFEST, read_build
 from trtpipe.report.provenance import Provenance
 from trtpipe.runtime.example import EXAMPLE, write_example
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +54,8 @@ def _of_model(path: Path) -> list[str]:
 PACKAGE = Index(MODEL, _of_model, alone=True)
 
 
-@dataclass(frozen=True)
-class PackageResult:
+@dataclass(frozen=True, repr=False)
+class PackageResult(Summarized):
     """A package that was made.
 
     Attributes:
@@ -66,6 +67,12 @@ class PackageResult:
     out: Path
     model: Model
     notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> Summary:
+        """The model, where it is, and what is to be known."""
+        said = f"{self.model.name} {self.model.version} in {self.out}: {self.model.verdict.headline}"
+        return Summary(said, ("to be known",), tuple((note,) for note in self.notes))
 
 
 @dataclass(frozen=True)

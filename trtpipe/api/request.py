@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from inspect import signature as inspect_signature
@@ -28,7 +28,7 @@ from trtpipe.config.settings import Settings
 from trtpipe.config.source import FactorySource, ModuleSource, Source, parse_source
 from trtpipe.config.target import find_target
 from trtpipe.errors import InputError
-from trtpipe.progress import NullProgress, Progress
+from trtpipe.progress import NullProgress, Progress, step
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -133,9 +133,11 @@ def requested(
             recorded.setdefault("precision", usual)
         changes = {name: recorded[name] for name in recorded if name not in profile.model_fields_set}
         calib_data, eval_data = request.get("calib_data"), request.get("eval_data")
+        progress = request.get("progress") or NullProgress()
         request["profile"], request["recipe"] = _changed(profile, changes), recipe
-        request["calib_data"] = _held_data("calibration-data", calib_data, recipe.data, feeds, stack)
-        request["eval_data"] = _held_data("evaluation-data", eval_data, recipe.evaluation or recipe.data, feeds, stack)
+        request["calib_data"] = _held_data("calibration-data", calib_data, recipe.data, feeds, stack, progress)
+        second = recipe.evaluation or recipe.data
+        request["eval_data"] = _held_data("evaluation-data", eval_data, second, feeds, stack, progress)
         yield replace(make_job(_held_model(source, stack), engines=engines, **request), feeds=feeds)
 
 
@@ -276,7 +278,12 @@ def _held_model(source: SourceLike | None, stack: ExitStack) -> SourceLike | Non
 
 
 def _held_data(
-    role: Role, data: DataLike | None, settings: DataSettings, feeds: dict[Role, Feeds], stack: ExitStack
+    role: Role,
+    data: DataLike | None,
+    settings: DataSettings,
+    feeds: dict[Role, Feeds],
+    stack: ExitStack,
+    progress: Progress,
 ) -> PathLike | None:
     """Where the data is; for feeds that the caller holds, which go into ``feeds``, the name of the argument.
 
@@ -293,7 +300,10 @@ def _held_data(
     elif isinstance(data, Iterable):
         most = None if settings.samples is None else settings.samples + settings.skip_bad_samples
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="trtpipe-")))
-        feeds[role] = _spooled(argument, islice(data, most), folder)
+        with step(progress, f"read {argument}"):
+            feeds[role] = _spooled(
+                argument, islice(data, most), folder, lambda count: progress.advance("", count, most)
+            )
     elif callable(data):
         feeds[role] = lambda: map(_item, data())
     else:
@@ -309,8 +319,8 @@ def _item(item: object) -> object:
     return item[0] if isinstance(item, (tuple, list)) and len(item) == 1 and hasattr(item[0], "__array__") else item
 
 
-def _spooled(argument: str, items: Iterable[object], folder: Path) -> Feeds:
-    """Write every item to ``folder``, one after the other, and give what reads them back."""
+def _spooled(argument: str, items: Iterable[object], folder: Path, tell: Callable[[int], None]) -> Feeds:
+    """Write every item to ``folder``, one after the other, tell how many there are, and give what reads them back."""
     import numpy as np
 
     from trtpipe.data.usercode import UserFunction
@@ -335,6 +345,7 @@ def _spooled(argument: str, items: Iterable[object], folder: Path) -> Feeds:
                 arrays[f"/{name}"] = array
         np.savez(folder / f"{count:08}.npz", **arrays)  # type: ignore[arg-type]
         count += 1
+        tell(count)
 
     def read() -> Iterator[object]:
         for index in range(count):

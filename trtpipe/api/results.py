@@ -21,6 +21,7 @@ from trtpipe.progress import NullProgress, Progress
 from trtpipe.report.manifest import Manifest
 from trtpipe.report.provenance import PROVENANCE, SCRIPT, Provenance
 from trtpipe.report.verdict import Evidence, Verdict, verdict_of
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,8 +37,8 @@ PLAN = (".plan", ".engine", ".trt")
 JSON = (".json",)
 
 
-@dataclass(frozen=True)
-class BuildResult:
+@dataclass(frozen=True, repr=False)
+class BuildResult(Summarized):
     """What a run made.
 
     Attributes:
@@ -53,6 +54,16 @@ class BuildResult:
     verdict: Verdict
     parity: ParityReport | None = None
     latency: LatencyReport | None = None
+
+    @property
+    def summary(self) -> Summary:
+        """The verdict, and what became of each stage."""
+        rows = tuple(
+            (each.label, "" if each.artifact is None else each.artifact.path.name, each.state, each.because)
+            for each in self.steps
+        )
+        said = self.verdict.headline or "nothing to judge"
+        return Summary(f"{said} | {self.out or 'nothing written'}", ("stage", "artifact", "state", "because"), rows)
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

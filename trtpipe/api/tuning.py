@@ -20,6 +20,7 @@ from trtpipe.progress import NullProgress
 from trtpipe.quantization.sensitivity import Sensitivity
 from trtpipe.quantization.tuning_report import Budget, Tuning
 from trtpipe.stages.sensitivity import MeasureSensitivity
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -82,8 +83,8 @@ def sensitivity(
     return found[0]
 
 
-@dataclass(frozen=True)
-class TuneResult:
+@dataclass(frozen=True, repr=False)
+class TuneResult(Summarized):
     """What tuning found.
 
     Attributes:
@@ -97,6 +98,16 @@ class TuneResult:
     profile: DeploymentProfile
     recipe: CalibrationRecipe
     files: tuple[Path, ...]
+
+    @property
+    def summary(self) -> Summary:
+        """Whether the budget is met, and the layers that are kept."""
+        found = self.tuning
+        word = "budget met" if found.met else "budget not met"
+        values = f"{found.tuned.metric} {found.tuned.value:.4f}, of the model {found.reference.value:.4f}"
+        kept = f"{len(found.nodes)} nodes kept in higher precision"
+        rows = tuple((name,) for name in found.groups)
+        return Summary(f"{word}: {values}; {kept}", ("first node of a group that is kept",), rows)
 
 
 @takes(ModelArguments)

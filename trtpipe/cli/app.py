@@ -23,7 +23,7 @@ SECTIONS = {
     "Single stages": ("export", "simplify", "calibrate", "lower", "compile", "verify", "measure"),
     "Accuracy": ("sensitivity", "tune", "check", "diff"),
     "Deliver": ("package",),
-    "Inspect": ("inspect", "report", "recipes", "doctor"),
+    "Inspect": ("inspect", "report", "recipes", "doctor", "completion"),
     "Cache": ("cache",),
 }
 

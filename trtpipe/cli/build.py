@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command(
-    click.argument("source"),
+    options.source_argument,
     options.out_option,
     options.precision_options,
     options.profile_file_option,
@@ -50,6 +50,11 @@ if TYPE_CHECKING:
         help="Leave targets that cannot be built for here to machines of their own; see package make --handover.",
     ),
     click.option("--dry-run", is_flag=True, help="Show which stages would run, and why; run none."),
+    examples=(
+        "trtpipe build model.onnx --fp16 --target rtx4090 -o build/model",
+        "trtpipe build model.onnx --int8 --calib-data photos/ --calib imagenet --target sm89,sm120 -o build/model",
+        "trtpipe build mymodels.py:factory --best --calib-data data.npz --shapes x:1x3x224x224 -o build/model",
+    ),
 )
 def build(session: Session, source: str, locked: Path | None, handover: bool, dry_run: bool) -> int:
     """Build verified engines from a model.

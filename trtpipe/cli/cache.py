@@ -36,7 +36,7 @@ _shared_option = click.option(
 )
 
 
-@command(_shared_option, group=cache, name="list")
+@command(_shared_option, group=cache, name="list", examples=("trtpipe cache list",))
 def list_entries(session: Session, shared: bool) -> int:
     """List the entries, least recently used first."""
     if shared:
@@ -65,7 +65,7 @@ def list_entries(session: Session, shared: bool) -> int:
     return 0
 
 
-@command(_shared_option, group=cache)
+@command(_shared_option, group=cache, examples=("trtpipe cache verify",))
 def verify(session: Session, shared: bool) -> int:
     """Verify the digest of every entry. Corrupt entries are quarantined, and rebuilt when needed; exit code 6.
 
@@ -96,6 +96,7 @@ def verify(session: Session, shared: bool) -> int:
     click.option("--max-age", metavar="30d", help="Remove entries unused for longer."),
     _shared_option,
     group=cache,
+    examples=("trtpipe cache prune --max-size 20G --max-age 30d",),
 )
 def prune(session: Session, max_size: str | None, max_age: str | None, shared: bool) -> int:
     """Remove corrupt, old and least recently used entries, and those of another key, except those in use."""
@@ -107,7 +108,11 @@ def prune(session: Session, max_size: str | None, max_age: str | None, shared: b
         return _show(session, "cache prune", store.prune(size, age))
 
 
-@command(click.option("--yes", is_flag=True, help="Do not ask for confirmation."), group=cache)
+@command(
+    click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
+    group=cache,
+    examples=("trtpipe cache clear --yes",),
+)
 def clear(session: Session, yes: bool) -> int:
     """Remove all entries except those in use."""
     with _store(session) as store:

@@ -7,13 +7,16 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from trtpipe.cli.aliases import ADVICE, translated
 from trtpipe.cli.text import emit
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from trtpipe.config.presets import PresetKind
 
 
 #: A help page lists at most so many options; a command that has more says that ``--help-all`` lists them all.
@@ -36,12 +39,21 @@ class TopicOption(click.Option):
         self.topic = topic
         self.common = common
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What its type knows; else files, since most texts may name one."""
+        return super().shell_complete(ctx, incomplete) or files(ctx, self, incomplete)
+
 
 class TopicCommand(click.Command):
-    """A command whose help lists its options by topic."""
+    """A command whose help lists its options by topic, and ends with examples.
 
-    def __init__(self, *args: Any, **attributes: Any) -> None:
+    Args:
+        examples: command lines.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str], **attributes: Any) -> None:
         super().__init__(*args, **attributes)
+        self.examples = tuple(examples)
         self.context_settings = {"help_option_names": list(HELP_NAMES), **self.context_settings}
         self._help_all = _help_all()
 
@@ -74,6 +86,34 @@ class TopicCommand(click.Command):
         for topic, members in by_topic(options).items():
             with formatter.section(topic):
                 formatter.write_dl([record for each in members if (record := each.get_help_record(ctx))])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, each in its own line, whole."""
+        write_examples(formatter, self.examples)
+
+
+def files(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completes names of files, as the shell does."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def preset_names(kind: PresetKind) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Completes the names of what comes with trtpipe; names of files where none fits."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from trtpipe.config.presets import presets
+
+        names = [CompletionItem(name) for name in presets(kind) if name.startswith(incomplete)]
+        return names or files(ctx, parameter, incomplete)
+
+    return complete
+
+
+def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
+    """Command lines that can be copied: none is wrapped."""
+    with formatter.section("Examples" if len(examples) > 1 else "Example"):
+        for each in examples:
+            formatter.write(f"{'':{formatter.current_indent}}{each}\n")
 
 
 def by_topic(options: Sequence[click.Option]) -> dict[str, list[click.Option]]:

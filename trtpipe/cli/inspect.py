@@ -34,6 +34,10 @@ _PRODUCTS = 3
         help="Plot every tensor of statistics.npz (or of that beside ranges.json), with the threshold of each method.",
     ),
     options.explain_option,
+    examples=(
+        "trtpipe inspect build/model",
+        'trtpipe inspect build/model/lowered.onnx --explain "conv1*"',
+    ),
 )
 def inspect(session: Session, file: Path, plot: Path | None, explain: str | None) -> int:
     """Describe a model, an engine, a report, or any other file that trtpipe writes.
@@ -68,6 +72,7 @@ def inspect(session: Session, file: Path, plot: Path | None, explain: str | None
     click.option("--against", type=PATH, metavar="DIR", help="Another build, to show what changed since."),
     click.option("--sensitivity", type=PATH, metavar="FILE", help="A sensitivity.json of the model, to plot it."),
     click.option("--images", metavar="DATA", help="The evaluation data, to show the samples that changed most."),
+    examples=("trtpipe report build/model", "trtpipe report build/after --against build/before --images photos/"),
 )
 def report(
     session: Session,
@@ -121,7 +126,8 @@ def _head(found: Inspection) -> list[tuple[str, str]]:
 @command(
     click.option(
         "--resources", is_flag=True, help="Print only what this machine has as a Ray node, for ray start --resources."
-    )
+    ),
+    examples=("trtpipe doctor",),
 )
 def doctor(session: Session, resources: bool) -> int:
     """Show what this machine can do, and how to install what is missing.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trtpipe.cli.text import complain
 from trtpipe.config.units import format_seconds, printable
 from trtpipe.errors import InputError
+from trtpipe.progress import OUTCOMES, phase_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two lines of one phase: often enough for a CI that ends silent jobs.
 _HEARTBEAT = 10.0
-#: How a step's outcome reads.
-OUTCOMES = {"hit": "cached", "built": "done", "failed": "FAILED"}
+#: Seconds of a phase after which its remaining time is told.
+_FORESEEABLE = 2.0
 
 
 class Lines:
@@ -37,22 +38,23 @@ class Lines:
         self._verbosity = verbosity
         self._step = ""
         self._phase = ""
-        self._started = self._spoke = time.monotonic()
+        self._started = self._entered = self._spoke = time.monotonic()
 
     def begin(self, step: str) -> None:
         """Remember the step; a cached one gets no line for its beginning."""
         self._step, self._phase = step, ""
-        self._started = self._spoke = time.monotonic()
+        self._started = self._entered = self._spoke = time.monotonic()
 
     def advance(self, phase: str, done: int, total: int | None) -> None:
         """A line when work on the step really begins, and one every few seconds after that."""
         now = time.monotonic()
         first = not self._phase
         new = phase != self._phase
-        self._phase = phase
+        if new:
+            self._phase, self._entered = phase, now
         if first or (new and self._verbosity > 0) or now - self._spoke >= _HEARTBEAT:
             self._spoke = now
-            self._say(f"{self._step}: {_words(self._step, phase, done, total)}")
+            self._say(f"{self._step}: {_words(self._step, phase, done, total, now - self._entered)}")
 
     def note(self, message: str) -> None:
         self._say(f"note: {printable(message)}")
@@ -131,15 +133,12 @@ class LogFile:
             complain(f"warning: {printable(str(self._path))}: the end of the log could not be written")
 
 
-def phase_name(step: str, phase: str) -> str:
-    """How a phase is shown beside its step: one that is called like the step adds nothing."""
-    return "" if phase == step.partition(" ")[0] else printable(phase)
-
-
-def _words(step: str, phase: str, done: int, total: int | None) -> str:
-    """What a phase is at: ``building``, ``observing 128 of 512 (25 %)``."""
-    name = phase_name(step, phase)
+def _words(step: str, phase: str, done: int, total: int | None, seconds: float) -> str:
+    """What a phase is at: ``building``, ``observing 128 of 512 (25 %), 3.0 s left``."""
+    name = printable(phase_name(step, phase))
     if not done:
         return name or "running"
     count = f"{done} of {total} ({100 * done // total} %)" if total else str(done)
+    if total and done < total and seconds >= _FORESEEABLE:
+        count += f", {format_seconds(seconds * (total - done) / done)} left"
     return f"{name} {count}".lstrip()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     ),
     click.option("--no-bundles", is_flag=True, help="Leave engines and graphs in the store; write the reports only."),
     click.option("--dry-run", is_flag=True, help="Show which cells there are, and where each can run; run none."),
+    examples=("trtpipe matrix matrix.toml -o build/matrix",),
 )
 def matrix(session: Session, file: Path, ray: str | None, store: str | None, no_bundles: bool, dry_run: bool) -> int:
     """Build models x recipes x precisions x targets x TensorRT versions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import click
 
-from trtpipe.cli.groups import GENERAL, TopicCommand, TopicOption
+from trtpipe.cli.groups import GENERAL, TopicCommand, TopicOption, files, preset_names
 from trtpipe.cli.listeners import LogFile
 from trtpipe.cli.session import BOUNDS, Override, Session
 from trtpipe.config.formats import Precision
@@ -234,21 +234,25 @@ common_options = stacked(
 
 
 def command(
-    *parts: Decorator, group: click.Group | None = None, name: str | None = None
+    *parts: Decorator, group: click.Group | None = None, name: str | None = None, examples: Sequence[str]
 ) -> Callable[[Callable[..., int]], click.Command]:
     """A command of its own arguments and options, and of those that all have; it gets the Session first.
 
     Args:
         group: where it is added.
         name: by default the function's.
+        examples: command lines for the help.
     """
     define = click.command if group is None else group.command
 
     def decorate(function: Callable[..., int]) -> click.Command:
-        return define(name, cls=TopicCommand)(stacked(*parts, json_option, common_options)(pass_session(function)))
+        whole = stacked(*parts, json_option, common_options)(pass_session(function))
+        return define(name, cls=TopicCommand, examples=examples)(whole)
 
     return decorate
 
+
+source_argument = click.argument("source", shell_complete=files)
 
 out_option = session_option(
     "-o", "--out", store=setter("out"), type=PATH, required=True, metavar="OUT", help="Output file or folder."
@@ -259,12 +263,13 @@ report_option = session_option(
 )
 
 profile_file_option = session_option(
-    "--profile", store=setter("profile_file"), type=PATH, metavar="P.toml",
+    "--profile", store=setter("profile_file"), type=PATH, metavar="P.toml", shell_complete=preset_names("profiles"),
     help="Deployment profile: precision, targets, shapes, builder settings and gates; or a name: trtpipe recipes.",
 )
 
 recipe_file_option = session_option(
     "--calib", store=setter("recipe_file"), type=PATH, metavar="C.toml", topic=DATA,
+    shell_complete=preset_names("calib"),
     help="Calibration recipe: data, preprocessing and method; or a name: trtpipe recipes.",
 )
 

@@ -63,7 +63,17 @@ package_options = stacked(
 # fmt: on
 
 
-@command(click.argument("build", type=PATH), options.out_option, package_options, group=package)
+@command(
+    click.argument("build", type=PATH),
+    options.out_option,
+    package_options,
+    group=package,
+    examples=(
+        "trtpipe package make build/model --samples photos/ --license LICENSE -o model.tar",
+        "trtpipe package make build/model --triton --triton-backend onnxruntime -o repository",
+        "trtpipe package make build/model --handover orin -o orin",
+    ),
+)
 def make(session: Session, build: Path) -> int:
     """Put all that a machine needs to run a build into one folder, or one .tar.
 
@@ -93,6 +103,7 @@ def make(session: Session, build: Path) -> int:
     click.option("--policy", type=PATH, metavar="P.toml", help="Trust policy that the package has to meet."),
     click.option("--identity", type=PATH, metavar="FILE", help="Identities that decrypt the package."),
     group=package,
+    examples=("trtpipe package selftest model.tar --device cpu",),
 )
 def selftest(session: Session, package_: Path, device: str, policy: Path | None, identity: Path | None) -> int:
     """Run a package's reference inputs on this machine, and compare with its reference outputs.
@@ -131,6 +142,7 @@ def _document(found: SelfTest) -> dict[str, object]:
     click.option("--ca", type=PATH, metavar="PEM", help="Trust those to whom this CA gave a certificate for signing."),
     click.option("--identity", type=PATH, metavar="FILE", help="Also decrypt, in memory, with the identities in FILE."),
     group=package,
+    examples=("trtpipe package verify model.tar --key release.pub",),
 )
 def verify(
     session: Session, file: Path, policy: Path | None, key: Path | None, ca: Path | None, identity: Path | None

@@ -54,6 +54,10 @@ _WORDS = {"ok": "PASSED", "failed": "FAILED", "note": "note", "skipped": "skippe
     ),
     click.option("--junit", type=PATH, metavar="FILE", help="Write JUnit XML."),
     click.option("--markdown", type=PATH, metavar="FILE", help="Write a summary for a pull request."),
+    examples=(
+        "trtpipe check build/model --save-baseline baseline.json",
+        "trtpipe check build/model --baseline baseline.json --junit check.xml",
+    ),
 )
 def check(
     session: Session,
@@ -154,6 +158,7 @@ def _shown(session: Session, report: CheckReport) -> int:
 @command(
     click.argument("old", type=PATH),
     click.argument("new", type=PATH),
+    examples=("trtpipe diff build/before build/after",),
 )
 def diff(session: Session, old: Path, new: Path) -> int:
     """Show what differs between two builds.

@@ -125,9 +125,9 @@ class Session:
         """A listener on standard error, fit for what that is, and on the log file."""
         others = [] if self.log is None else [Lines(self.log.write, verbosity=1)]
         if self.verbosity >= 0 and sys.stderr.isatty():
-            from trtpipe.cli.live import Live
+            from trtpipe.views.live import RichProgress
 
-            with Live() as live:
+            with RichProgress() as live:
                 yield Several([live, *others])
         else:
             yield Several([Lines(complain, self.verbosity), *others])

@@ -27,12 +27,16 @@ _MEANINGS = {
 
 
 @command(
-    click.argument("source"),
+    options.source_argument,
     options.out_option,
     options.profile_file_option,
     options.recipe_file_option,
     options.shape_options,
     options.export_options,
+    examples=(
+        "trtpipe export mymodels.py:factory -o model.onnx",
+        "trtpipe export model.pt2 --min-shapes x:1x3x224x224 --max-shapes x:8x3x224x224 -o model.onnx",
+    ),
 )
 def export(session: Session, source: str) -> int:
     """Export a PyTorch model to ONNX, and compare the outputs of both.
@@ -55,6 +59,7 @@ def export(session: Session, source: str) -> int:
     options.precision_options,
     options.shape_options,
     options.shape_data_options,
+    examples=("trtpipe simplify model.onnx -o simplified.onnx",),
 )
 def simplify(session: Session, model: Path) -> int:
     """Simplify a graph: the same function in fewer nodes.
@@ -99,6 +104,10 @@ def simplify(session: Session, model: Path) -> int:
     options.profile_file_option,
     options.shape_options,
     options.keep_option,
+    examples=(
+        "trtpipe calibrate simplified.onnx --data photos/ --calib imagenet -o ranges.json",
+        "trtpipe calibrate simplified.onnx --statistics statistics.npz --method entropy -o ranges.json",
+    ),
 )
 def calibrate(
     session: Session,
@@ -187,6 +196,10 @@ def _lowering(model: Path, ranges: Path) -> list[str]:
     options.weights_option,
     options.keep_option,
     options.explain_option,
+    examples=(
+        "trtpipe lower simplified.onnx --int8 --ranges ranges.json -o lowered.onnx",
+        'trtpipe lower simplified.onnx --fp16 --keep "*/norm*" -o lowered.onnx',
+    ),
 )
 def lower(session: Session, model: Path, ranges: Path | None, explain: str | None) -> int:
     """Write the precision into a graph: Q/DQ pairs, or casts.
@@ -213,6 +226,7 @@ def lower(session: Session, model: Path, ranges: Path | None, explain: str | Non
     options.shape_options,
     options.shape_data_options,
     options.builder_options,
+    examples=("trtpipe compile lowered.onnx --target sm89 -o sm89.plan",),
 )
 def compile(session: Session, lowered: Path) -> int:
     """Build an engine from a lowered graph for every target.
@@ -246,6 +260,10 @@ def compile(session: Session, lowered: Path) -> int:
     options.profile_file_option,
     options.shape_options,
     options.target_options,
+    examples=(
+        "trtpipe verify lowered.onnx --reference model.onnx --data photos/ --calib imagenet",
+        "trtpipe verify --reuse parity.json --atol logits:0.05",
+    ),
 )
 def verify(session: Session, candidate: Path | None, reference: Path | None, reuse: Path | None) -> int:
     """Compare the outputs of a graph or an engine with a reference.
@@ -283,6 +301,10 @@ def verify(session: Session, candidate: Path | None, reference: Path | None, reu
     options.profile_file_option,
     options.shape_options,
     options.target_options,
+    examples=(
+        "trtpipe measure sm89.plan --batch 1,8,32",
+        "trtpipe measure old.plan new.plan",
+    ),
 )
 def measure(session: Session, model: Path, other: Path | None, graph: Path | None) -> int:
     """Measure the latency of an engine on a GPU, or of a graph on the CPU.

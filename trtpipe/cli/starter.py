@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trtpipe.cli.options import PATH, command
+from trtpipe.cli.options import PATH, command, source_argument
 from trtpipe.cli.results import print_document, print_paths
 from trtpipe.cli.tables import table
 from trtpipe.cli.text import emit
@@ -19,20 +19,19 @@ if TYPE_CHECKING:
 
 
 @command(
-    click.argument("source"),
+    source_argument,
     click.option(
         "-o", "--out", "folder", type=PATH, default=Path(), metavar="FOLDER", help="Where to write (default: here)."
     ),
     click.option("--calib-data", default="", metavar="DATA", help="Calibration data: images, .npz, file.py:function."),
     click.option("--eval-data", default="", metavar="DATA", help="Evaluation data: held-out samples."),
+    examples=("trtpipe init model.onnx --calib-data photos/ -o start",),
 )
 def init(session: Session, source: str, folder: Path, calib_data: str, eval_data: str) -> int:
     """Write a commented profile and recipe for a model, to be edited.
 
     SOURCE is what trtpipe build takes. It is exported once to see its inputs, which the build then finds in the cache.
     The command that builds with both files is printed; nothing that is there is replaced.
-
-    Example: trtpipe init model.onnx --calib-data photos/ -o start
     """
     import trtpipe
 
@@ -49,7 +48,10 @@ def init(session: Session, source: str, folder: Path, calib_data: str, eval_data
     return 0
 
 
-@command(click.argument("name", required=False))
+@command(
+    click.argument("name", required=False),
+    examples=("trtpipe recipes", "trtpipe recipes imagenet > mine.toml"),
+)
 def recipes(session: Session, name: str | None) -> int:
     """List the recipes and profiles that come with trtpipe, or print one.
 

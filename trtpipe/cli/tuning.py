@@ -28,7 +28,7 @@ _ROWS = 20
 
 
 @command(
-    click.argument("source"),
+    options.source_argument,
     options.report_option,
     options.quantized_options,
     options.profile_file_option,
@@ -41,6 +41,7 @@ _ROWS = 20
     ),
     click.option("--half", is_flag=True, help="Also measure every group in FP16."),
     click.option("--plot", type=PATH, metavar="FILE.png", help="Plot the ranking; needs matplotlib."),
+    examples=("trtpipe sensitivity model.onnx --calib-data photos/ --calib imagenet -o sensitivity.json",),
 )
 def sensitivity(session: Session, source: str, samples: int, half: bool, plot: Path | None) -> int:
     """Rank layers by quantization sensitivity.
@@ -93,7 +94,7 @@ def _decibel(noise: float) -> str:
 
 
 @command(
-    click.argument("source"),
+    options.source_argument,
     options.out_option,
     click.option("--max-drop", metavar="0.5%", help="Budget: maximum drop of the metric from FP32."),
     click.option(
@@ -115,6 +116,7 @@ def _decibel(noise: float) -> str:
     options.shape_options,
     options.keep_option,
     options.no_simplify_option,
+    examples=("trtpipe tune model.onnx --max-drop 0.5% --calib C.toml --eval-data data.py:evaluation -o tuned.toml",),
 )
 def tune(
     session: Session, source: str, max_drop: str | None, least: str | None, seconds: str | None, no_recalibrate: bool

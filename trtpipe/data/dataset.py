@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import IOContract
     from trtpipe.config.recipe import DataSettings
     from trtpipe.isolation.worker import Limits
+    from trtpipe.progress import Progress
 
 #: Images that are read as they are.
 _BYTES = left_to_readers(ImageSettings())
@@ -66,13 +67,19 @@ SOURCES: tuple[DataSource, ...] = (
 
 
 def open_dataset(
-    data: DataSettings, contract: IOContract, limits: Limits | None = None, *, folded: bool = False
+    data: DataSettings,
+    contract: IOContract,
+    limits: Limits | None = None,
+    *,
+    folded: bool = False,
+    progress: Progress | None = None,
 ) -> Dataset:
     """The samples that ``data`` names, as the model with ``contract`` takes them.
 
     Args:
         limits: of a child that runs a function of the user (default: those of the environment).
         folded: whether the model takes images as bytes and prepares them itself, see ``FoldedPreprocessing``.
+        progress: ends that child when it is stopped.
 
     Raises:
         InputError: there is no such data, or it does not fit the model.
@@ -92,7 +99,7 @@ def open_dataset(
             "remove the key labels, which is for .npz and .h5 files",
         )
     if source.open is function.open_function:
-        return function.open_function(data, contract, limits)
+        return function.open_function(data, contract, limits, progress)
     return source.open(data, contract)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import ContentDigests, Dataset
     from trtpipe.isolation.worker import Limits
+    from trtpipe.progress import Progress
 
 
 def recognizes(source: str) -> bool:
@@ -35,7 +36,9 @@ def recognizes(source: str) -> bool:
     return bool(module and colon) and name.isidentifier()
 
 
-def open_function(data: DataSettings, contract: IOContract, limits: Limits | None = None) -> Dataset:
+def open_function(
+    data: DataSettings, contract: IOContract, limits: Limits | None = None, progress: Progress | None = None
+) -> Dataset:
     """Samples from a function that takes no arguments and yields, in order, any of:
 
     - a dict, input name -> array: one feed;
@@ -49,7 +52,7 @@ def open_function(data: DataSettings, contract: IOContract, limits: Limits | Non
     Raises:
         InputError: there is no such function, or loading it fails.
     """
-    return FunctionDataset(data, contract, UserProcess(data.source, limits))
+    return FunctionDataset(data, contract, UserProcess(data.source, limits, progress=progress))
 
 
 def hold_feeds(data: DataSettings, contract: IOContract, feeds: Callable[[], Iterable[object]]) -> Dataset:

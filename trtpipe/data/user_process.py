@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.data.user_messages import UserReply
     from trtpipe.isolation.worker import Limits
+    from trtpipe.progress import Progress
 
 #: Items that the child may be ahead, and their bytes: it goes on while this process, or another, has the processor.
 _AHEAD, _AHEAD_BYTES = 8, 64 << 20
@@ -55,6 +56,7 @@ class UserProcess:
         source: ``path/file.py:function`` or ``package.module:function``.
         limits: default: those of the environment.
         observe: whether to record what it reads; see ``read``.
+        progress: ends the child when it is stopped.
 
     Attributes:
         label: the source without folders, for reports.
@@ -65,7 +67,9 @@ class UserProcess:
         HostError: no child can be started.
     """
 
-    def __init__(self, source: str, limits: Limits | None = None, *, observe: bool = False) -> None:
+    def __init__(
+        self, source: str, limits: Limits | None = None, *, observe: bool = False, progress: Progress | None = None
+    ) -> None:
         path, _, name = source.rpartition(":")
         self.source = source
         self.label = f"{Path(path).name}:{name}"
@@ -76,7 +80,7 @@ class UserProcess:
         request = ForkRequest(session=_SESSION, preload=(_SESSION.partition(":")[0],))
         limits = limits or user_limits(Settings.from_environment())
         try:
-            self._child = Child(request, limits, NullProgress(), source)
+            self._child = Child(request, limits, progress or NullProgress(), source)
         except OSError as error:
             raise HostError(
                 f"cannot start a process for {source}: {error.strerror or 'it ended at once'}",

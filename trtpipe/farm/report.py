@@ -9,6 +9,7 @@ from trtpipe.artifact import Record
 from trtpipe.config.units import printable
 from trtpipe.farm.tasks import Figures, Offer, TaskError
 from trtpipe.report.verdict import WORDS
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +70,7 @@ class CellResult(Record):
         return "ERROR" if self.state == "error" else WORDS[self.state]
 
 
-class MatrixReport(Record):
+class MatrixReport(Summarized, Record):
     """``matrix.json``.
 
     Attributes:
@@ -91,6 +92,12 @@ class MatrixReport(Record):
     repeated: int
     seconds: float
     exit_code: int
+
+    @property
+    def summary(self) -> Summary:
+        """The result, and every cell."""
+        rows = tuple((cell.name, cell.word, cell.headline or cell.problem) for cell in self.cells)
+        return Summary(self.headline, ("cell", "result", "verdict"), rows)
 
     @property
     def headline(self) -> str:

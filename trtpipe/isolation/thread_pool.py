@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from trtpipe.progress import Stoppable
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
@@ -54,7 +56,7 @@ def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Gen
 
     def work(index: int, task: Task[T]) -> None:
         if not stop.is_set():
-            events.put(_outcome(index, task, _Relay(task.name, events.put, stop)))
+            events.put(_outcome(index, task, _Relay(task.name, events.put, stop, progress)))
 
     with ThreadPoolExecutor(at_once) as pool:
         try:
@@ -76,15 +78,22 @@ def run_tasks(tasks: Sequence[Task[T]], at_once: int, progress: Progress) -> Gen
 class _Relay:
     """Forwards progress to the caller's thread, prefixed with the task's name."""
 
-    def __init__(self, name: str, put: Callable[[Callable[[Progress], None]], None], stop: threading.Event) -> None:
+    def __init__(
+        self,
+        name: str,
+        put: Callable[[Callable[[Progress], None]], None],
+        stop: threading.Event,
+        listener: Progress,
+    ) -> None:
         self._name = name
         self._put = put
         self._stop = stop
+        self._listener = listener
 
     @property
     def stopped(self) -> bool:
-        """Whether the work was cancelled."""
-        return self._stop.is_set()
+        """Whether the work, or the whole run, was cancelled."""
+        return self._stop.is_set() or (isinstance(self._listener, Stoppable) and self._listener.stopped)
 
     def begin(self, step: str) -> None:
         self._put(lambda progress: progress.begin(step))

@@ -138,7 +138,13 @@ class Pipeline:
 
     def _state(self, stages: tuple[Stage[Any], ...], given: Mapping[str, Artifact]) -> RunState:
         engines = any(stage.produces == "engine" for stage in stages)
-        return RunState(dict(given), complete_shapes=engines, datasets=self._datasets, parsed=self._parsed)
+        return RunState(
+            dict(given),
+            complete_shapes=engines,
+            datasets=self._datasets,
+            parsed=self._parsed,
+            progress=self._progress,
+        )
 
     def _run_stage(self, stage: Stage[Any], state: RunState, errors: list[StageError]) -> Iterator[Step]:
         if skipped := self._skipped(stage, state):

@@ -15,12 +15,12 @@ from trtpipe.config.recipe import DataSettings
 from trtpipe.config.shapes import check_outputs, check_shapes, is_dynamic
 from trtpipe.config.stage_settings import typical_shapes
 from trtpipe.errors import InputError
+from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.config.job import Job, Role
     from trtpipe.data.dataset import Dataset
-    from trtpipe.progress import Progress
     from trtpipe.report.verdict import Failure
 
 #: The artifacts that are ONNX graphs, in the order they are made.
@@ -44,6 +44,7 @@ class RunState:
     run_again: set[str] = field(default_factory=set)  # the user's code of which it was said that it always runs
     parsed: set[str] = field(default_factory=set)  # digests of graphs that the back-end's parser was asked about
     first: tuple[Feed, ...] | None = None  # see ``first_samples``
+    progress: Progress = field(default_factory=NullProgress)
     corners_checked: bool = False  # whether the model was seen to work at the profiles' corners
 
     def add(self, artifact: Artifact, key: str) -> None:
@@ -83,7 +84,7 @@ class RunState:
                 folded = job.profile.build.fold_preprocessing or self.prepares_images(settings)
                 limits = user_limits(job.settings)
                 self.datasets[role] = (
-                    open_dataset(settings, contract, limits, folded=folded)
+                    open_dataset(settings, contract, limits, folded=folded, progress=self.progress)
                     if feeds is None
                     else hold_feeds(settings, contract, feeds)
                 )

@@ -8,6 +8,7 @@ different layers are nearly uncorrelated, so powers nearly add up (Lin et al. 20
 from __future__ import annotations
 
 from trtpipe.artifact import Record
+from trtpipe.summary import Summarized, Summary
 
 
 class GroupSensitivity(Record):
@@ -35,7 +36,7 @@ class GroupSensitivity(Record):
         return self.noise / max(self.macs, 1)
 
 
-class Sensitivity(Record):
+class Sensitivity(Summarized, Record):
     """``sensitivity.json``: every group, in graph order.
 
     Attributes:
@@ -52,6 +53,16 @@ class Sensitivity(Record):
     groups: tuple[GroupSensitivity, ...]
     all_noise: float
     not_lowered: int = 0
+
+    @property
+    def summary(self) -> Summary:
+        """The most sensitive groups first."""
+        rows = tuple((each.nodes[0], f"{each.noise:.3g}", f"{each.macs:,}") for each in self.ranked)
+        return Summary(
+            f"{len(self.groups)} groups of layers in {self.precision}, on {self.samples} samples of {self.data}",
+            ("first node", "noise over signal", "MACs"),
+            rows,
+        )
 
     @property
     def ranked(self) -> tuple[GroupSensitivity, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
-import zipfile
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.errors import InputError
+from trtpipe.reference.feed_archive import read_feed_archive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,33 +53,7 @@ def read_reference(stream: IO[bytes], path: Path) -> tuple[list[Feed], list[Feed
     """As ``load_reference``, from what is open already; ``path`` is for errors. Nothing is made that is larger than the
     file, whatever it says of itself.
     """
-    sides: dict[str, dict[int, Feed]] = {"in": {}, "out": {}}
     try:
-        size = stream.seek(0, os.SEEK_END)
-        with zipfile.ZipFile(stream) as archive:
-            members = archive.infolist()
-            if sum(each.file_size for each in members) > size:
-                raise ValueError("it is compressed, or cut short")
-            for member in members:
-                index, side, name = member.filename.removesuffix(".npy").split("/", 2)
-                side, _, kind = side.partition(":")
-                value = _read_array(archive, member)
-                sides[side].setdefault(int(index), {})[name] = value.view(_BITS[kind].dtype) if kind else value
-        feeds, outputs = ([found[index] for index in range(len(found))] for found in sides.values())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        return read_feed_archive(stream, lambda bits, _, kind: bits.view(_BITS[kind].dtype))
+    except ValueError as error:
         raise InputError(f"{path}: not a file of reference outputs: {error}", "build again") from error
-    return feeds, outputs
-
-
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array, whose header speaks of as many bytes as there are."""
-    with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"{member.filename}: format {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - stream.tell():
-            raise ValueError(f"{member.filename}: holds no {dtype}{list(shape)}")
-    with archive.open(member) as stream:
-        found: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
-    return found

@@ -16,6 +16,7 @@ from trtpipe.regression.baseline import calibration_data
 from trtpipe.regression.bundle import Build, entries
 from trtpipe.regression.significance import SignificanceTest, compare_metric
 from trtpipe.report.verdict import WORDS, Verdict
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.reports import MetricValue, OutputParity, ParityReport
@@ -45,7 +46,7 @@ class Finding(Record):
     message: str
 
 
-class CheckReport(Record):
+class CheckReport(Summarized, Record):
     """The result of ``check``.
 
     Attributes:
@@ -58,6 +59,12 @@ class CheckReport(Record):
     build: str
     verdict: Verdict
     findings: tuple[Finding, ...]
+
+    @property
+    def summary(self) -> Summary:
+        """The result, and every finding."""
+        rows = tuple((each.gate, each.name, each.status, each.message) for each in self.findings)
+        return Summary(self.headline, ("gate", "what", "result", "why"), rows)
 
     def gate_passed(self, gate: GateName) -> bool:
         """Whether no finding of ``gate`` failed."""

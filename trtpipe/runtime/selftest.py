@@ -12,6 +12,7 @@ from trtpipe.accuracy.comparison import Differences, OutputMetrics, comparable
 from trtpipe.config.limits import OutputLimits
 from trtpipe.errors import InputError
 from trtpipe.reference.pytorch_outputs import read_reference
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +39,8 @@ class OutputCheck:
     broken: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class SelfTest:
+@dataclass(frozen=True, repr=False)
+class SelfTest(Summarized):
     """What a self-test found.
 
     Attributes:
@@ -59,6 +60,22 @@ class SelfTest:
     feeds: int
     data: str
     outputs: tuple[OutputCheck, ...]
+
+    @property
+    def summary(self) -> Summary:
+        """Whether it passed, on what, and every output."""
+        rows = tuple(
+            (
+                each.name,
+                f"{each.max_abs:.3g}",
+                f"{each.cosine:.6f}",
+                "; ".join(each.broken) or "ok",
+            )
+            for each in self.outputs
+        )
+        said = f"{'PASSED' if self.passed else 'FAILED'}: {self.plan or 'the lowered graph'} ({self.device})"
+        said = f"{said} against {self.runner} on {self.feeds} {self.data} feeds"
+        return Summary(said, ("output", "largest difference", "cosine", "verdict"), rows)
 
 
 def self_test(

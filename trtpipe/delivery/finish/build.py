@@ -32,10 +32,13 @@ from trtpipe.accuracy.alignment import aligned, without_ignored
 from trtpipe.delivery.finish.common import Failed, Feed, Record, reasons, say
 from trtpipe.delivery.finish.engine import Cuda, Engine
 from trtpipe.delivery.finish.judge import difference, judge_outputs, widened
+from trtpipe.reference.feed_archive import read_feed_archive
 
 MODEL, JOB, FINISHED, PARITY, LATENCY = "model.json", "handover.json", "finished.json", "parity.json", "latency.json"
 #: The schemas of the files that are read and written.
 MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 1, 1, 2, 2, 3
+#: What is read of an input or output.
+TENSOR = ("name", "dtype", "shape")
 #: The oldest TensorRT that is of use.
 LEAST = (10, 3)
 
@@ -92,6 +95,7 @@ def read_folder(folder: Path) -> tuple[Record, Record]:
     model, job = (read_json(folder / name) for name in (MODEL, JOB))
     if model.get("schema") != MODEL_SCHEMA or job.get("schema") != JOB_SCHEMA:
         raise Failed(2, f"{folder / JOB}: written by another version of trtpipe", "make the hand-over again")
+    check_fields(model, folder / MODEL)
     for file in model["files"]:
         path, digest = folder / file["name"], hashlib.sha256()
         try:
@@ -103,6 +107,19 @@ def read_folder(folder: Path) -> tuple[Record, Record]:
         if digest.hexdigest() != file["sha256"]:
             raise Failed(2, f"{path}: changed, or cut short: its digest differs", "copy the folder again")
     return model, job
+
+
+def check_fields(model: Record, path: Path) -> None:
+    """Refuse an index that lacks what is read of it here: nothing says its own digest."""
+    try:
+        for name in ("precision", "ignored", "unordered", "tolerances", "reference"):
+            model[name]
+        for kind, names in (("files", ("name", "sha256")), ("inputs", TENSOR), ("outputs", TENSOR)):
+            for each in model[kind]:
+                [each[name] for name in names]
+        [part["file"] for part in (model["graph"], model["reference"]) if part is not None]
+    except (KeyError, TypeError) as error:
+        raise Failed(2, f"{path}: changed: it lacks {error}", "copy the whole folder again") from error
 
 
 def read_json(path: Path) -> Record:
@@ -304,17 +321,15 @@ def record(trt: Any, network: Any, log: Any, job: Record, model: Record, plan: P
 
 def read_reference(folder: Path, model: Record) -> tuple[list[Feed], list[Feed]]:
     """Reference inputs and outputs, feed by feed; none where the hand-over has none."""
-    sides: dict[str, list[Feed]] = {"in": [], "out": []}
     if model["reference"] is None:
         return [], []
-    with np.load(str(folder / model["reference"]["file"]), allow_pickle=False) as file:
-        for key in file.files:
-            index, side, name = key.split("/", 2)
-            side, _, kind = side.partition(":")
-            found = sides[side]
-            found += [{} for _ in range(int(index) + 1 - len(found))]
-            found[int(index)][name] = widened(file[key]) if kind and side == "out" else file[key]
-    return sides["in"], sides["out"]
+    path = folder / model["reference"]["file"]
+    try:
+        with path.open("rb") as stream:
+            return read_feed_archive(stream, lambda bits, side, _: widened(bits) if side == "out" else bits)
+    except (OSError, ValueError) as error:
+        what = f"{path}: not a file of reference inputs and outputs: {error}"
+        raise Failed(2, what, "make the hand-over again") from error
 
 
 def random_feed(model: Record, job: Record) -> Feed:

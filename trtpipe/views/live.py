@@ -1,4 +1,4 @@
-"""Progress on a terminal: finished steps stand still, the current one moves."""
+"""Progress on a terminal or in a notebook: finished steps stand still, the current one moves."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from trtpipe.cli.listeners import OUTCOMES, phase_name
 from trtpipe.config.units import format_seconds, printable
+from trtpipe.progress import OUTCOMES, phase_name
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,10 +38,21 @@ class Rate(ProgressColumn):
         return Text(f"{task.speed:.3g}/s" if task.speed and task.total else "", style="progress.data.speed")
 
 
-class Live:
-    """One line a step on standard error, a bar with rate and remaining time for its current phase."""
+class RichProgress:
+    """A ``Progress`` that draws: one line a step, and a bar with rate and remaining time for its current phase.
 
-    def __init__(self) -> None:
+    In a notebook the bar needs the package ipywidgets; without, the lines alone are shown. As a context manager it
+    leaves the terminal as it was whatever happens inside.
+
+    Args:
+        console: where it is drawn; default: standard error, or the notebook's cell.
+
+    Example:
+        >>> with trtpipe.RichProgress() as progress:
+        ...     result = trtpipe.build("model.onnx", "out", precision="fp16", targets=["sm89"], progress=progress)
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.fields[step]}", markup=False),
@@ -50,15 +61,14 @@ class Live:
             Rate(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True, highlight=False),
+            console=console or Console(stderr=True, highlight=False),
             transient=True,
         )
         self._task: TaskID | None = None
         self._step = ""
         self._started = time.monotonic()
 
-    def __enter__(self) -> Live:
-        self._bar.start()
+    def __enter__(self) -> RichProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -67,11 +77,12 @@ class Live:
     def begin(self, step: str) -> None:
         """Show the step with a spinner."""
         self._step, self._started = step, time.monotonic()
+        self._bar.start()
         self._show("", None)
 
     def advance(self, phase: str, done: int, total: int | None) -> None:
         """Move the bar; a new phase starts a new one."""
-        phase = phase_name(self._step, phase)
+        phase = printable(phase_name(self._step, phase))
         if self._task is None or self._bar.tasks[0].description != phase:
             self._show(phase, total)
         if self._task is not None:
@@ -88,6 +99,7 @@ class Live:
     def end(self, step: str, outcome: str) -> None:
         """The step's line, for good."""
         self._clear()
+        self._bar.stop()
         took = "" if outcome == "hit" else format_seconds(time.monotonic() - self._started)
         line = Text(f"{step:<{_STEP_WIDTH}} ")
         line.append(f"{OUTCOMES.get(outcome, outcome):<15}", style=_STYLES.get(outcome, ""))
