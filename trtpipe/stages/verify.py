@@ -15,6 +15,7 @@ from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.data.input_checks import are_pixels
+from trtpipe.data.selection import Spread
 from trtpipe.errors import InputError, StageError, TrtpipeError
 from trtpipe.isolation.worker import user_limits
 from trtpipe.passes.decisions import kept_for_accuracy
@@ -24,6 +25,8 @@ from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import METRIC, SAMPLES, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trtpipe.accuracy.custom import Metric
     from trtpipe.accuracy.parity import Contender, ParityRun
     from trtpipe.accuracy.recording import Recording
@@ -52,7 +55,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 9
+    version = 10
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -64,6 +67,7 @@ class Verify(Stage[VerifySettings]):
             metric=MetricSettings.of(evaluation),
             demanded=evaluation is not None and "metric" in evaluation.model_fields_set,
             limits=profile.accuracy.of(None if evaluation is None else evaluation.metric),
+            samples=profile.accuracy.samples,
             synthetic=synthetic_shapes(request),
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
@@ -98,7 +102,8 @@ class Verify(Stage[VerifySettings]):
             contenders = _contenders(settings, inputs, workdir, runtime, stack)
             evaluation = None if settings.metric is None else settings.metric.evaluation(inputs.metric)
             own = own_metric(evaluation, user_limits(runtime))
-            run, metrics = _measured(settings, evaluation, own, contenders, data, progress, recording)
+            spread = _spread(settings, evaluation, own, data)
+            run, metrics = _measured(settings, evaluation, own, contenders, data, spread, progress, recording)
             overflows = _overflows(settings, contenders)
             pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
         observed = own.read() if own else Observed()
@@ -126,8 +131,10 @@ class Verify(Stage[VerifySettings]):
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
-            comparisons=run.comparisons,
-            links=run.links,
+            of_samples=spread.seen,
+            chosen=tuple(spread.rows) if run.samples < spread.seen else (),
+            comparisons=_numbered(run.comparisons, spread.feeds),
+            links=_numbered(run.links, spread.feeds),
             pytorch=pytorch,
             metrics=metrics,
             max_drop=settings.limits.max_drop if metrics else None,
@@ -222,12 +229,40 @@ def _rounds_to_steps(model: Path) -> bool:
     return any(node.op_type.endswith(_QUANTIZER) and node.input[0] not in constants for node in graph.node)
 
 
+def _spread(
+    settings: VerifySettings, evaluation: EvaluationSettings | None, own: Metric | None, data: VerificationData
+) -> Spread:
+    """The samples that outputs are compared on: all where a metric is measured on them, else a few."""
+    from trtpipe.accuracy.metrics import make_meter
+
+    per_feed = evaluation is not None and data.labeled and not (own and own.whole)
+    needs_labels = not (evaluation and per_feed) or make_meter(evaluation, data.dataset.classes, own)().needs_labels
+    return Spread(
+        data.dataset, settings.samples, lambda first: per_feed and (first.labels is not None or not needs_labels)
+    )
+
+
+def _numbered(comparisons: Sequence[Comparison], feeds: Sequence[int]) -> tuple[Comparison, ...]:
+    """With the numbers that feeds have in the data set."""
+    return tuple(
+        each.model_copy(
+            update={
+                "outputs": tuple(
+                    output.model_copy(update={"worst_feed": feeds[output.worst_feed]}) for output in each.outputs
+                )
+            }
+        )
+        for each in comparisons
+    )
+
+
 def _measured(
     settings: VerifySettings,
     evaluation: EvaluationSettings | None,
     own: Metric | None,
     contenders: list[Contender],
     data: VerificationData,
+    spread: Spread,
     progress: Progress,
     recording: Recording,
 ) -> tuple[ParityRun, tuple[MetricValue, ...]]:
@@ -235,6 +270,7 @@ def _measured(
 
     Args:
         own: the user's own metric, if there is one.
+        spread: the samples.
 
     Raises:
         InputError: a metric that was asked for cannot be measured.
@@ -247,7 +283,7 @@ def _measured(
     meter = make_meter(evaluation, data.dataset.classes, own) if evaluation and per_feed else None
     reference, *others = contenders
     real = not data.synthetic
-    run = compare(reference, others, data.dataset, settings.tolerance, meter, progress, recording, real=real)
+    run = compare(reference, others, spread, settings.tolerance, meter, progress, recording, real=real)
     metrics = _evaluated(whole, evaluation, contenders, progress) if evaluation and whole else run.metrics
     known = {value.metric for value in metrics}
     if other := next((name for name in settings.limits.min_metric if known and name not in known), ""):

@@ -35,7 +35,7 @@ from trtpipe.delivery.finish.judge import difference, judge_outputs, widened
 
 MODEL, JOB, FINISHED, PARITY, LATENCY = "model.json", "handover.json", "finished.json", "parity.json", "latency.json"
 #: The schemas of the files that are read and written.
-MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 1, 1, 2, 2, 3
+MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 1, 1, 2, 2, 4
 #: The oldest TensorRT that is of use.
 LEAST = (10, 3)
 
