@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.data.sample import Sample, content_digests
+from trtpipe.data.sample import RowContents, Sample, content_digests
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -229,6 +229,22 @@ def sample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
             while len(kept) > 1 and (len(kept) > most or _bytes([feed for _, feed in kept]) > most_bytes):
                 kept.pop()
     return [feed for _, feed in kept]
+
+
+def drawn_samples(dataset: Dataset, most: int) -> Iterator[Sample]:
+    """About as many samples of ``dataset``, which its order does not decide: those with the smallest digests.
+
+    The data set is read twice, so that none of them need be held.
+    """
+    everything = RowContents()
+    with closing(iter(dataset)) as samples:
+        for sample in samples:
+            everything.add(sample)
+    chosen = frozenset(sorted(everything.rows)[:most])
+    with closing(iter(dataset)) as samples:
+        for sample in samples:
+            if not chosen.isdisjoint(RowContents.of(sample).rows):
+                yield sample
 
 
 def _bytes(feeds: list[Feed]) -> int:

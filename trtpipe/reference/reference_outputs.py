@@ -29,7 +29,7 @@ _OUTPUT_BYTES = 256 << 20
 #: Feeds in one batch at most, and bytes of them.
 _BATCH, _BATCH_BYTES = 16, 2 << 20
 #: Bytes of a model whose memory is worth a garbage collection, which takes as long as a few small inferences.
-_LARGE = 16 << 20
+_LARGE = 64 << 20
 #: Noise over signal power that another batch size may cause by another order of sums.
 _ROUNDING = 1e-8
 
@@ -143,20 +143,20 @@ def exact_outputs(
 
 
 @contextmanager
-def opened(model: ir.Model, workdir: Path, runtime: Settings) -> Iterator[OpenRunner]:
-    """A runner of ``model`` on the CPU; its files are in ``workdir`` meanwhile."""
-    from trtpipe.preflight.onnx_io import save_model
+def opened(model: ir.Model, workdir: Path, runtime: Settings, name: str = "opened.onnx") -> Iterator[OpenRunner]:
+    """A runner of ``model`` on the CPU; its files are in ``workdir`` meanwhile, ``name`` and what belongs to it."""
+    from trtpipe.preflight.onnx_io import save_sharing
 
-    path = workdir / "opened.onnx"
-    written = save_model(model, path)
+    path = workdir / name
+    written = save_sharing(model, path)
     del model  # whoever runs it reads the file
     forget(path)
     try:
         with load_backend("onnxruntime").open(path, runtime) as runner:
             yield runner
     finally:
-        for name in written:
-            (workdir / name).unlink(missing_ok=True)
+        for each in written:
+            (workdir / each).unlink(missing_ok=True)
 
 
 def stacked(runner: Runner, feeds: list[Feed]) -> list[Feed]:
