@@ -97,7 +97,7 @@ def build(name: str, model: Path, folder: Path) -> Cost:
             peak[0] = max(peak[0], tree_pss(process.pid) / 2**20)
             cost.peak = max(cost.peak, peak[0])
             cost.cpu = max(cost.cpu, tree_cpu(process.pid))
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from trtpipe.artifact import Feed
+    from trtpipe.artifact import Feed, TensorSpec
     from trtpipe.backends.base import OpenRunner
+    from trtpipe.calibration.sample_outputs import SampleOutputs
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import Dataset
     from trtpipe.isolation.reducer import Runner
@@ -207,3 +208,38 @@ def _same(found: np.ndarray, expected: np.ndarray) -> bool:
         return np.array_equal(found, expected)
     error = np.square(found - expected, dtype=np.float64).sum()
     return bool(error <= _ROUNDING * np.square(expected, dtype=np.float64).sum())
+
+
+class KnownOutputs:
+    """A runner of a graph of which some outputs are known; it is opened for the first feed of which they are not.
+
+    Args:
+        known: its outputs.
+        outputs: names of all of them.
+        device: where they were computed.
+        open_graph: opens it.
+    """
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def __init__(
+        self, known: SampleOutputs, outputs: Sequence[str], device: str, open_graph: Callable[[], Runner]
+    ) -> None:
+        self._known, self._names, self._device = known, outputs, device
+        self._open = open_graph
+        self._runner: Runner | None = None
+
+    @property
+    def device(self) -> str:
+        """Where outputs come from."""
+        return self._device if self._runner is None else self._runner.device
+
+    def infer(self, feed: Feed) -> Feed:
+        """The outputs for one feed; raises what running the graph raises."""
+        found = self._known.of(feed, self._names)
+        if found is not None:
+            return found
+        if self._runner is None:
+            self._runner = self._open()
+        return self._runner.infer(feed)

@@ -90,7 +90,9 @@ class Observe(Stage[ObserveSettings], Resumable):
         if dataset is None:
             statistics = Statistics.empty(())
         elif tensors:
-            with opened(showing(model, tensors), workdir, runtime, OBSERVED) as runner:
+            with opened(
+                showing(model, (*tensors, *kept_outputs(model, tensors))), workdir, runtime, OBSERVED
+            ) as runner:
                 del model  # whoever runs it reads the file
                 reduction = runner.reduced(STATISTICS_REDUCER, tensors)
                 statistics = collect(reduction, dataset, tensors, progress, bad, Checkpoints(workdir))
@@ -147,6 +149,18 @@ def showing(model: ir.Model, tensors: tuple[str, ...]) -> ir.Model:
 
     expose(model, tensors)
     return model
+
+
+def kept_outputs(model: ir.Model, tensors: tuple[str, ...]) -> tuple[str, ...]:
+    """The model's outputs, to be kept for later stages; none where these could not be held against others.
+
+    Integers are not: a class changes with the last digit of its score. Nor is what is counted itself.
+    """
+    import onnx_ir as ir
+
+    names = tuple(str(value.name) for value in model.graph.outputs)
+    floats = all(value.dtype == ir.DataType.FLOAT and value.producer() for value in model.graph.outputs)
+    return names if floats and set(tensors).isdisjoint(names) else ()
 
 
 def _extremes(

@@ -17,7 +17,7 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import NotNeeded, ObserveSettings, ShardSettings
 from trtpipe.errors import InputError, InternalError
 from trtpipe.reference.reference_outputs import opened
-from trtpipe.stages.observe import OBSERVED, STATISTICS, Observe, observed_tensors, showing
+from trtpipe.stages.observe import OBSERVED, STATISTICS, Observe, kept_outputs, observed_tensors, showing
 from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -88,13 +88,14 @@ class ObserveShard(Stage[ShardSettings]):
         cut_plugins(model)
         tensors = observed_tensors(model, attention=settings.whole.attention)
         names = []
-        with opened(showing(model, tensors), workdir, runtime, OBSERVED) as runner:
+        shown = (*tensors, *kept_outputs(model, tensors))
+        with opened(showing(model, shown), workdir, runtime, OBSERVED) as runner:
             del model  # whoever runs it reads the file
             reduction = runner.reduced(STATISTICS_REDUCER, tensors)
             for end, part in _parts(dataset, settings.index, settings.count):
-                for sample in part:
-                    reduction.run(sample.feed)
                 found = Statistics.empty(tensors)
+                for sample in part:
+                    found.outputs.add(sample.feed, reduction.run(sample.feed))
                 add_arrays(found, reduction.result())
                 names.append(_PART.format(end))
                 save_statistics(found, workdir / names[-1])
@@ -138,6 +139,8 @@ class ObserveFromShards(Observe):
             for file in shard.files
         }
         statistics = collect(_Replay(parts, tensors), _data(inputs), tensors, progress)
+        for part in parts.values():
+            statistics.outputs = statistics.outputs.merge(part.outputs)
         save_statistics(statistics, workdir / STATISTICS)
         return Draft("statistics", workdir, (STATISTICS,))
 

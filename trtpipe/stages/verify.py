@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.data.dataset import Dataset
+    from trtpipe.data.sample import Sample
+    from trtpipe.isolation.reducer import Runner
     from trtpipe.progress import Progress
     from trtpipe.reference.runnable import VerificationData
     from trtpipe.stages.stage import Inputs
@@ -55,7 +57,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 10
+    version = 11
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -74,7 +76,7 @@ class Verify(Stage[VerifySettings]):
         )
 
     def consumes(self, settings: VerifySettings) -> tuple[str, ...]:
-        labels = ("model", "simplified", "lowered", "reference", SAMPLES, METRIC)
+        labels = ("model", "simplified", "statistics", "lowered", "reference", SAMPLES, METRIC)
         return (*labels, "engine") if runnable_targets(settings.backend, settings.targets) else labels
 
     def fingerprint(self, settings: VerifySettings, runtime: Settings) -> dict[str, str]:
@@ -200,7 +202,6 @@ def _contenders(
     """Everything that can run here, opened: the reference first, each with the name of what it was made from."""
     from trtpipe.accuracy.parity import Contender
 
-    onnx = load_backend("onnxruntime")
     first = inputs.graph()
     steps = first is not None and _rounds_to_steps(first)
     found: list[Contender] = []
@@ -211,13 +212,30 @@ def _contenders(
         if label == "lowered" and found:
             found.append(open_watched(inputs.path(label), settings.precision, workdir, runtime, stack, before))
         else:
-            runner = stack.enter_context(onnx.open(inputs.path(label), runtime))
-            found.append(Contender(label, runner, FULL_PRECISION, before=before))
+            found.append(Contender(label, _float32(label, inputs, runtime, stack), FULL_PRECISION, before=before))
     before = found[0].label if _from_program(settings) else found[-1].label
     for engine in inputs.engines(runnable_targets(settings.backend, settings.targets)):
         runner = stack.enter_context(load_backend(settings.backend).open(engine.path, runtime))
         found.append(Contender(engine.label, runner, settings.precision, before=before))
     return [replace(each, precision=coarser(each.precision, None, steps=steps)) for each in found]
+
+
+def _float32(label: str, inputs: Inputs, runtime: Settings, stack: ExitStack) -> Runner:
+    """A runner of a graph in float32; what ``observe`` computed with the simplified one is not computed again."""
+    from trtpipe.calibration.statistics_file import load_outputs_of
+    from trtpipe.preflight.onnx_io import read_contract
+    from trtpipe.reference.reference_outputs import KnownOutputs
+
+    onnx, path = load_backend("onnxruntime"), inputs.path(label)
+
+    def opened() -> Runner:
+        return stack.enter_context(onnx.open(path, runtime))
+
+    if label != "simplified" or "statistics" not in inputs.artifacts:
+        return opened()
+    names = [spec.name for spec in read_contract(path).outputs]
+    device = f"onnxruntime {onnx.fingerprint(runtime)['onnxruntime']} on CPU, by observe"
+    return KnownOutputs(load_outputs_of(inputs.path("statistics")), names, device, opened)
 
 
 def _rounds_to_steps(model: Path) -> bool:
@@ -237,9 +255,11 @@ def _spread(
 
     per_feed = evaluation is not None and data.labeled and not (own and own.whole)
     needs_labels = not (evaluation and per_feed) or make_meter(evaluation, data.dataset.classes, own)().needs_labels
-    return Spread(
-        data.dataset, settings.samples, lambda first: per_feed and (first.labels is not None or not needs_labels)
-    )
+
+    def takes_all(first: Sample) -> bool:
+        return data.synthetic or (per_feed and (first.labels is not None or not needs_labels))
+
+    return Spread(data.dataset, settings.samples, takes_all)
 
 
 def _numbered(comparisons: Sequence[Comparison], feeds: Sequence[int]) -> tuple[Comparison, ...]:
