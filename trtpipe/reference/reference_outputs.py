@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from trtpipe.backends.base import known_inputs, load_backend
 from trtpipe.errors import InputError
+from trtpipe.isolation.linux import release_memory
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
@@ -47,11 +47,9 @@ def plain_form(simplified: Path) -> ir.Model:
 
 
 def forget(graph: Path) -> None:
-    """Give back the memory of models that are no longer used, if they are large: their nodes and graphs refer to each
-    other, so that it would wait for a garbage collection, and few are due while weights are large and objects few.
-    """
+    """Give back the memory of models that are no longer used, if they are large."""
     if folder_size(graph.parent) > _LARGE:
-        gc.collect()
+        release_memory()
 
 
 def run_known(runner: Runner, feed: Feed) -> Feed:
