@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from pathlib import Path
 
 from trtpipe.config.toolchain import machine
@@ -59,16 +58,16 @@ class PeakMemory:
         self._thread.join()
 
 
-def tree_cpu() -> float:
-    """CPU seconds of this process, and of all its descendants that are alive or that a descendant waited for."""
+def tree_cpu(pid: int | None = None) -> float:
+    """CPU seconds of a process (this one), and of its descendants that are alive or that a descendant waited for."""
     ticks = 0
-    for process in _tree(os.getpid())[1:]:
+    for process in _tree(os.getpid() if pid is None else pid):
         try:
             fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
         ticks += sum(map(int, fields[11:15]))
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _tree(pid: int) -> list[int]:

@@ -50,14 +50,14 @@ def ours(name: str, samples: int, path: Path) -> Callable[[], None]:
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
-    from trtpipe.preflight.onnx_io import read_contract
-    from trtpipe.stages.observe import observed_tensors, write_observed
+    from trtpipe.preflight.onnx_io import read_contract, save_model
+    from trtpipe.stages.observe import observed_tensors, showing
 
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {samples}"
     observed = path.with_name(f"{name}-observed.onnx")
     model = load_clean(path)
     tensors = observed_tensors(model)
-    write_observed(model, observed, tensors, half=False)
+    save_model(showing(model, tensors), observed)
     del model  # a build opens the graph in a child
     dataset = open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path))
 
@@ -97,15 +97,15 @@ def paired(name: str, path: Path, rounds: int = 64) -> float:
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import open_dataset
     from trtpipe.passes.clean_up import load_clean
-    from trtpipe.preflight.onnx_io import read_contract
-    from trtpipe.stages.observe import observed_tensors, write_observed
+    from trtpipe.preflight.onnx_io import read_contract, save_model
+    from trtpipe.stages.observe import observed_tensors, showing
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     observed, model = path.with_name(f"{name}-observed.onnx"), load_clean(path)
     tensors = observed_tensors(model)
-    write_observed(model, observed, tensors, half=False)
+    save_model(showing(model, tensors), observed)
     os.environ["TRTPIPE_BENCHMARK"] = f"{name} {rounds}"
     summary = DataSummaryBuilder(open_dataset(DataSettings(source=f"{__file__}:stream"), read_contract(path)))
     times: list[tuple[float, float]] = []

@@ -185,9 +185,9 @@ class TestDamage:
 def test_files_of_an_older_version_are_refused_by_name(saved: Path) -> None:
     with np.load(saved) as file:
         arrays = {name: file[name] for name in file.files}
-    about = arrays["about"].tobytes().replace(b'"schema_version": 2', b'"schema_version": 1')
+    about = arrays["about"].tobytes().replace(b'"schema_version": 3', b'"schema_version": 1')
     np.savez(saved, **{**arrays, "about": np.frombuffer(about, np.uint8)})
-    with pytest.raises(InputError, match=r"is of schema 1: .*reads 2"):
+    with pytest.raises(InputError, match=r"is of schema 1: .*reads 3"):
         load_statistics(saved)
 
 

@@ -9,12 +9,14 @@ import pytest
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset, unbatched
-from trtpipe.data.selection import sample_feeds, select, subsample_feeds
+from trtpipe.data.selection import Spread, sample_feeds, select, subsample_feeds
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from trtpipe.data.sample import Dataset
+    from collections.abc import Callable, Iterator
+
+    from trtpipe.data.sample import Dataset, Sample
 
 
 def test_takes_all_in_order_when_no_number_is_asked_for() -> None:
@@ -113,3 +115,57 @@ def test_neither_order_nor_batches_decide_which_samples_are_taken(tmp_path: Path
 def test_one_sample_always_comes(tmp_path: Path) -> None:
     rows = np.ones((3, 100), np.float32)
     assert len(sample_feeds(arrays(tmp_path, rows), 8, 1)) == 1
+
+
+class TestSpread:
+    """Samples are numbers, so that each says which it is."""
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Callable[..., Dataset]:
+        np.save(tmp_path / "x.npy", np.arange(20, dtype=np.float32)[:, None])
+        contract = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=("n", 1)),), outputs=())
+
+        def make(batch: int = 1, *, known: bool = True) -> Dataset:
+            dataset = open_dataset(DataSettings(source=str(tmp_path / "x.npy"), batch=batch), contract)
+            return dataset if known else Unsized(dataset)  # type: ignore[return-value]
+
+        return make
+
+    @pytest.mark.parametrize(
+        ("batch", "known", "most", "expected"),
+        [
+            (1, True, 4, [0, 5, 10, 15]),
+            (1, True, 7, [0, 2, 5, 8, 11, 14, 17]),
+            (4, True, 8, [0, 1, 2, 3, 8, 9, 10, 11]),
+            (8, True, 2, [0, 1, 2, 3, 4, 5, 6, 7]),
+            (1, True, 20, list(range(20))),
+            (1, False, 7, [0, 4, 8, 12, 16]),
+            (1, False, 20, list(range(20))),
+        ],
+    )
+    def test_is_even(
+        self, data: Callable[..., Dataset], batch: int, known: bool, most: int, expected: list[int]
+    ) -> None:
+        spread = Spread(data(batch, known=known), most)
+        found = [int(value) for sample in spread for value in sample.feed["x"][:, 0]]
+        assert found == spread.rows == expected
+        assert (spread.seen, spread.size) == (20, len(spread.feeds))
+        assert [number * batch for number in spread.feeds] == found[::batch]
+
+    def test_takes_all_where_the_first_asks_for_it(self, data: Callable[..., Dataset]) -> None:
+        asked: list[Sample] = []
+        spread = Spread(data(), 3, lambda first: not asked.append(first))
+        assert len(list(spread)) == 20
+        assert len(asked) == 1
+
+
+class Unsized:
+    """A data set that does not know how many samples it has, as of a function."""
+
+    size = samples = None
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._dataset)

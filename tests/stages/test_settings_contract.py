@@ -100,6 +100,7 @@ TABLE: dict[str, Row] = {
     "profile.accuracy.max_drop": Row(0.5, "verify bundle"),
     "profile.accuracy.min_coverage": Row(0.5, "calibrate bundle"),
     "profile.accuracy.min_metric": Row({"top1": 0.5}, "verify bundle"),
+    "profile.accuracy.samples": Row(5, "verify bundle"),
     "profile.latency.warmup": Row(0.5, "measure bundle"),
     "profile.latency.duration": Row(0.5, "measure bundle"),
     "profile.latency.iterations": Row(5, "measure bundle"),

@@ -12,16 +12,21 @@ import pytest
 from fixtures_stages import needs, run_stage
 from models import FLOAT_MAX, model, normal, run, weights_of
 
+from trtpipe.artifact import IOContract, TensorSpec
+from trtpipe.autocast.half_precision import tensor_ranges_in
 from trtpipe.backends import base
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import ShapeRange
+from trtpipe.config.recipe import DataSettings
 from trtpipe.config.target import find_target
+from trtpipe.data.dataset import open_dataset
+from trtpipe.data.sample import RowContents, Sample
 from trtpipe.reference.runnable import runnable_graph
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.calibrate import Calibrate
 from trtpipe.stages.compile import Compile
 from trtpipe.stages.lower import Lower
-from trtpipe.stages.observe import Observe
+from trtpipe.stages.observe import EXTREMES_ON, Observe
 
 ROWS = 8
 INTEGERS = np.array([[1, 7, 2049, 3001]] * ROWS)
@@ -148,6 +153,21 @@ class TestMeasured:
         assert lower(proto, "fp16")[1].counts["float32"] >= 5
 
 
+@pytest.mark.parametrize(("turned", "batch"), [(False, 1), (True, 1), (False, 8)])
+def test_neither_order_nor_batches_change_the_extremes(make_job, table, workdir, heard_all, tmp_path, turned, batch):
+    x = np.arange(64, dtype=np.float32)[:, None] ** 2
+    np.save(tmp_path / "data.npy", x[::-1] if turned else x)
+    data = {"source": str(tmp_path / "data.npy"), "batch": batch}
+    job = make_job(precision="fp16", recipe={"data": data})
+    inputs = table(simplified=model("(float[N,1] x) => (float[N,1] y) { y = Add(x, x) }"), data=data["source"])
+    content = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=("N", 1)),), outputs=())
+    inputs.datasets["calibration-data"] = open_dataset(DataSettings(**data), content)
+    found = tensor_ranges_in(run_stage(Observe(), job, inputs, workdir, heard_all).finish())
+    chosen = sorted(x, key=lambda row: RowContents.of(Sample({"x": row[None]})).rows)[:EXTREMES_ON]
+    assert found.samples == EXTREMES_ON
+    assert (found.tensors["y"].minimum, found.tensors["y"].maximum) == (2 * min(chosen), 2 * max(chosen))
+
+
 class TestBest:
     """INT8 with FP16 around it."""
 
@@ -173,7 +193,7 @@ class TestBest:
         x = normal(64, 8)
         graph, record, path = best({"x": x}, normal(8, 8))
         assert record.counts == {"float16": 2, "int8": 2}
-        assert record.samples == 64
+        assert record.samples == EXTREMES_ON
         operators = [node.op_type for node in graph.graph.node]
         assert operators.count("QuantizeLinear") == 2
         assert operators.count("DequantizeLinear") == 4

@@ -11,6 +11,10 @@ from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.backends.base import Refusal
 from trtpipe.backends.null import Null
 from trtpipe.errors import InputError, StageError
+from trtpipe.isolation.remote_runner import RemoteRunner
+from trtpipe.progress import NullProgress
+from trtpipe.report.verdict import Evidence, verdict_of
+from trtpipe.stages.observe import Observe
 from trtpipe.stages.verify import Verify
 
 STAGE = Verify()
@@ -209,8 +213,44 @@ class TestData:
 
     def test_calibration_data_is_better(self, go, labeled, heard_all):
         report = go(model=conv_net(), lowered=conv_net(), data=labeled(labels=False))
-        assert (report.synthetic, report.samples, report.metrics) == (False, 40, ())
+        assert (report.synthetic, report.samples, report.of_samples, report.metrics) == (False, 16, 40, ())
+        assert "16 real samples of 40" in verdict_of(Evidence(parity=report)).accuracy.summary
         assert heard_all.warnings == []
+
+    def test_samples_without_a_metric_are_evenly_spread_and_read_once(self, go, labeled, monkeypatch):
+        read = []
+        whole = RemoteRunner.infer
+        monkeypatch.setattr(RemoteRunner, "infer", lambda runner, feed: read.append(runner) or whole(runner, feed))
+        report = go(model=conv_net(), lowered=shifted(1), data=labeled(labels=False), accuracy={"samples": 12})
+        assert (report.samples, report.feeds) == (12, 3)  # of four samples each
+        assert report.chosen == (*range(4), *range(12, 16), *range(24, 28))
+        assert report.comparisons[0].outputs[0].worst_feed in (0, 3, 6)
+        assert sorted(read.count(runner) for runner in set(read)) == [3, 3]
+
+    def test_what_observe_computed_is_not_computed_again(self, go, labeled, table, make_job, tmp_path, monkeypatch):
+        data = labeled(labels=False)
+        inputs = table(model=conv_net(), simplified=conv_net(), lowered=conv_net(), data=data)
+        job = make_job(precision="int8", recipe={"data": {"source": data}})
+        (tmp_path / "observe").mkdir()
+        statistics = run_stage(Observe(), job, inputs, tmp_path / "observe", NullProgress())
+        ran = set()
+        whole = RemoteRunner.infer
+        monkeypatch.setattr(RemoteRunner, "infer", lambda runner, feed: ran.add(runner) or whole(runner, feed))
+        before = go(given=inputs)
+        assert len(ran) == 3
+        ran.clear()
+        inputs.artifacts["statistics"] = statistics.finish()
+        after = go(given=inputs)
+        assert len(ran) == 2
+        assert after.comparisons[0].runner.endswith("by observe")
+        assert after.comparisons[0].outputs[0].max_abs == pytest.approx(0, abs=1e-5)
+        assert before.comparisons[1] == after.comparisons[1]
+
+    def test_a_metric_asks_for_all(self, go, labeled):
+        report = go(
+            model=conv_net(), lowered=conv_net(), evaluation=labeled(), recipe=EVALUATION, accuracy={"samples": 5}
+        )
+        assert (report.samples, report.of_samples, report.chosen, report.extent) == (40, 40, (), "")
 
     def test_evaluation_data_is_best(self, go, labeled, tmp_path):
         np.savez(tmp_path / "calib.npz", x=normal(8, 3, 8, 8))

@@ -44,7 +44,7 @@ def test_by_sample_and_channel(tmp_path: Path) -> None:
     assert (found.artifact, found.output) == ("lowered", "y")
     assert found.by_sample == pytest.approx((0, np.sqrt(12.5) / 2, 0))
     assert found.by_channel == pytest.approx((np.sqrt(9 / 3) / 2, np.sqrt(16 / 3) / 2))
-    assert found.worst == (1,)
+    assert list(found.worst) == [1]
     assert found.changes == ()
 
 

@@ -12,7 +12,6 @@ from trtpipe.accuracy.metrics import meter_value
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.data.input_checks import is_float
 from trtpipe.data.sample import RowContents
-from trtpipe.progress import Progress, track
 
 if TYPE_CHECKING:
     from trtpipe.accuracy.meter import Meter
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from trtpipe.config.profile import Tolerance
     from trtpipe.data.sample import Sample
     from trtpipe.isolation.reducer import Runner
+    from trtpipe.progress import Progress
 
 
 class Samples(Protocol):
@@ -28,7 +28,7 @@ class Samples(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Number of feeds, where it is known in advance."""
+        """Number of feeds, where it is known once the first of them was read."""
 
     def __iter__(self) -> Iterator[Sample]: ...
 
@@ -144,7 +144,8 @@ def compare(
     content = RowContents()
     extremes: dict[str, tuple[float, float]] = {}
     feeds = samples = 0
-    for sample in track(progress, "verify", dataset, dataset.size):
+    for sample in dataset:
+        progress.advance("verify", feeds, dataset.size)
         found = {contender.label: contender.runner.infer(sample.feed) for contender in everyone}
         for match in (*whole, *links):
             match.outputs.add(found[match.contender.label], found[match.against], sample.feed)
@@ -160,6 +161,7 @@ def compare(
                 extremes[name] = min(low, float(value.min())), max(high, float(value.max()))
         feeds += 1
         samples += sample.rows
+    progress.advance("verify", feeds, feeds)
     metrics = (meter_value(label, devices[label], each) for label, each in meters.items())
     return ParityRun(
         comparisons=tuple(match.comparison() for match in whole),

@@ -151,6 +151,8 @@ class ParityReport(Record):
         preprocessing: how files became inputs; ``None`` if the data came as arrays.
         evaluation: the metric and the output it reads; empty for none. Metrics are comparable where it is equal.
         evaluation_digest: of a user-defined function and the files it read; empty for other metrics.
+        samples, of_samples: how many samples outputs were compared on, and how many the data has.
+        chosen: numbers of the samples, from 0, where they are not all of them.
         comparisons: of every artifact with the reference.
         links: of every artifact with the one it was made from, where that is not the reference; they locate the failing
             stage and enter no gate.
@@ -168,7 +170,7 @@ class ParityReport(Record):
         failing_stage: the first failing stage; empty if the verdict is "passed".
     """
 
-    SCHEMA: ClassVar[int] = 3
+    SCHEMA: ClassVar[int] = 4
 
     precision: Precision
     reference: str
@@ -182,6 +184,8 @@ class ParityReport(Record):
     synthetic: bool
     feeds: int
     samples: int
+    of_samples: int = 0
+    chosen: tuple[int, ...] = ()
     comparisons: tuple[Comparison, ...]
     links: tuple[Comparison, ...] = ()
     pytorch: tuple[Comparison, ...] = ()
@@ -197,3 +201,14 @@ class ParityReport(Record):
     reasons: tuple[str, ...] = ()
     failing_stage: str = ""
     passed: bool
+
+    @property
+    def extent(self) -> str:
+        """How much of the data was compared, and why not all: for people."""
+        if not self.chosen:
+            return ""
+        return f" of {self.of_samples}, evenly spread: no metric asks for all (accuracy.samples)"
+
+    def number(self, sample: int) -> int:
+        """The number in the data set of the sample that was compared as this one, both from 0."""
+        return self.chosen[sample] if self.chosen else sample

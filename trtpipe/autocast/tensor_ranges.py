@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Feed
     from trtpipe.autocast.range_probes import Probe
-    from trtpipe.isolation.reducer import Reduction
 
 _NOTHING = float(np.finfo(np.float32).max)
 
@@ -47,33 +46,25 @@ class TensorRanges(Record):
     tensors: dict[str, TensorRange]
 
 
-class TensorRangeReducer:
-    """Gathers the numbers of probes over the runs of a reduction.
+class TensorRangeBuilder:
+    """Gathers the numbers of probes over runs of the probed graph.
 
     Args:
-        reduction: of the probed graph; its reducer leaves the probes.
         probes: its outputs that hold probes, and what their elements are.
     """
 
-    def __init__(self, reduction: Reduction, probes: Mapping[str, tuple[Probe, ...]]) -> None:
-        self._reduction = reduction
+    def __init__(self, probes: Mapping[str, tuple[Probe, ...]]) -> None:
         self._probes = probes
         self._lowest = {name: np.full(len(each), np.inf) for name, each in probes.items()}
         self._highest = {name: np.full(len(each), -np.inf) for name, each in probes.items()}
 
-    def run(self, feed: Feed) -> Feed:
-        """Run one feed and take note of its probes; several rows are the iterations of a loop."""
-        found = self._reduction.run(feed)
+    def add(self, found: Feed) -> None:
+        """Take note of the probes of one run; several rows are the iterations of a loop."""
         for name, each in self._probes.items():
             rows = np.asarray(found[name], np.float64).reshape(-1, len(each))
             if rows.size:
                 self._lowest[name] = np.minimum(self._lowest[name], rows.min(axis=0))
                 self._highest[name] = np.maximum(self._highest[name], rows.max(axis=0))
-        return found
-
-    def result(self) -> Feed:
-        """What the reducer made of the other outputs."""
-        return self._reduction.result()
 
     def finish(self, samples: int) -> TensorRanges:
         """What was found in ``samples`` samples."""

@@ -33,7 +33,7 @@ def collect(
     """Statistics of ``tensors`` over all of ``dataset``; memory use does not depend on the number of samples.
 
     Args:
-        reduction: the model, whose outputs go to a ``StatisticsReducer`` of ``tensors``.
+        reduction: the model, whose outputs go to a ``StatisticsReducer`` of ``tensors``; others are kept.
         dataset: the samples.
         tensors: names of the tensors to observe; they hold floats.
         progress: called with phase ``calibrate``, in samples.
@@ -79,7 +79,7 @@ class _Pass:
     def run(self, sample: Sample) -> None:
         """Run one feed and count its values; a bad one is recorded as skipped and changes nothing else."""
         try:
-            self._reduction.run(sample.feed)
+            outputs = self._reduction.run(sample.feed)
         except InputError as error:
             where = f"{self._dataset.name}: feed {self.feeds}, after sample {self._position}"
             located = InputError(f"{where}: {error.message}", error.remedy)
@@ -90,6 +90,7 @@ class _Pass:
             skip_bad_sample(bad, self._max_bad_samples, self._skipped, before, sample.rows)
         else:
             self.summary.add(sample.feed)
+            self._statistics.outputs.add(sample.feed, outputs)
             if self._monitor.due(self.summary.samples):
                 self._monitor.record(self.current(), self.summary.samples)
         self.feeds += 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.calibration.data_summary import DataSummary, combined
+from trtpipe.calibration.sample_outputs import SampleOutputs
 from trtpipe.errors import InputError, InternalError
 
 if TYPE_CHECKING:
@@ -251,10 +252,12 @@ class Statistics:
     Attributes:
         tensors: tensor name -> its statistics.
         data_summaries: one for each data set, in an order that does not depend on the order of merging.
+        outputs: what the model answered to samples, as far as it is kept.
     """
 
     tensors: dict[str, TensorStatistics]
     data_summaries: tuple[DataSummary, ...] = ()
+    outputs: SampleOutputs = field(default_factory=SampleOutputs)
 
     @classmethod
     def empty(cls, names: Iterable[str]) -> Statistics:
@@ -306,4 +309,4 @@ class Statistics:
         both = (*self.data_summaries, *other.data_summaries)
         summaries = sorted(both, key=lambda summary: (summary.digest, summary.to_json()))
         tensors = {name: tensor.merge(other.tensors[name]) for name, tensor in self.tensors.items()}
-        return Statistics(tensors, tuple(summaries))
+        return Statistics(tensors, tuple(summaries), self.outputs.merge(other.outputs))

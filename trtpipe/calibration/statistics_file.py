@@ -7,12 +7,13 @@ import tempfile
 import zipfile
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from trtpipe.artifact import Record
 from trtpipe.calibration.data_summary import DataSummary
+from trtpipe.calibration.sample_outputs import SampleOutputs, SavedOutput
 from trtpipe.calibration.statistics import Statistics
 from trtpipe.calibration.statistics_arrays import ARRAYS, from_arrays, to_arrays
 from trtpipe.config.paths import path_of, paths_of
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
 _REMEDY = "use the file as trtpipe wrote it, or calibrate again"
 
 #: array -> type. ``about`` is the JSON of _About.
-_ARRAYS = {"about": np.uint8, **ARRAYS}
+_ARRAYS = {"about": np.uint8, "outputs": np.uint8, **ARRAYS}
 
 
 class _About(Record):
-    """The names of the tensors, and the data the statistics are based on."""
+    """The names of the tensors, the data the statistics are based on, and which outputs are kept."""
+
+    SCHEMA: ClassVar[int] = 3
 
     tensors: tuple[str, ...]
     data_summaries: tuple[DataSummary, ...]
+    outputs: tuple[SavedOutput, ...]
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
@@ -42,8 +46,11 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    about = _About(tensors=tuple(sorted(statistics.tensors)), data_summaries=statistics.data_summaries).to_file()
-    arrays = {"about": np.frombuffer(about.encode(), np.uint8), **to_arrays(statistics)}
+    kept, outputs = statistics.outputs.pack()
+    about = _About(
+        tensors=tuple(sorted(statistics.tensors)), data_summaries=statistics.data_summaries, outputs=kept
+    ).to_file()
+    arrays = {"about": np.frombuffer(about.encode(), np.uint8), "outputs": outputs, **to_arrays(statistics)}
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980 unless told otherwise
@@ -71,9 +78,26 @@ def load_statistics(path: Path) -> Statistics:
     about = _About.parse(arrays["about"].tobytes(), path)
     try:
         found = from_arrays(about.tensors, arrays)
-    except (IndexError, ValueError) as error:
+        outputs = SampleOutputs.unpack(about.outputs, arrays["outputs"])
+    except (IndexError, ValueError, TypeError) as error:
         raise InputError(f"{path}: its numbers contradict each other", _REMEDY) from error
-    return Statistics(found.tensors, about.data_summaries)
+    return Statistics(found.tensors, about.data_summaries, outputs)
+
+
+def load_outputs_of(path: Path) -> SampleOutputs:
+    """What a statistics file holds of the model's outputs, without reading the statistics.
+
+    Raises:
+        InputError: not such a file.
+    """
+    members = read_members(path)
+    if not {"about", "outputs"} <= set(members):
+        raise InputError(f"{path}: not a statistics file", _REMEDY)
+    about = _About.parse(members["about"].load().tobytes(), path)
+    try:
+        return SampleOutputs.unpack(about.outputs, members["outputs"].load())
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: its outputs contradict each other", _REMEDY) from error
 
 
 def read_data_summary(path: Path) -> DataSummary | None:

@@ -381,12 +381,14 @@ class VerifySettings(Record):
         precision: also decides default tolerances, and whether storage is emulated.
         demanded: whether the metric was asked for by name, so that labels must be there.
         limits: of the metric.
+        samples: how many samples are compared at most, where no metric asks for all.
     """
 
     precision: Precision
     tolerance: Tolerance
     metric: MetricSettings | None
     demanded: bool
+    samples: int
     limits: MetricLimits
     synthetic: tuple[Shapes, ...]
     backend: str

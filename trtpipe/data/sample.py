@@ -122,6 +122,13 @@ class RowContents:
     def __init__(self) -> None:
         self._rows: list[tuple[str, str]] = []
 
+    @classmethod
+    def of(cls, sample: Sample) -> RowContents:
+        """Those of one feed."""
+        contents = cls()
+        contents.add(sample)
+        return contents
+
     def add(self, sample: Sample) -> None:
         """Take one feed."""
         for row in range(sample.rows):
@@ -131,6 +138,11 @@ class RowContents:
                 digest.update(canonical_json([name, part.dtype.name, list(part.shape)]).encode() + part.tobytes())
             label = "" if sample.labels is None else canonical_json(sample.labels[row].tolist())
             self._rows.append((digest.hexdigest(), label))
+
+    @property
+    def rows(self) -> list[str]:
+        """Those of the inputs of every row so far, in their order."""
+        return [row for row, _ in self._rows]
 
     @property
     def inputs(self) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.data.sample import Sample, content_digests
+from trtpipe.data.sample import RowContents, Sample, content_digests
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
     from trtpipe.artifact import Feed
     from trtpipe.config.recipe import DataSettings
     from trtpipe.data.sample import Dataset
+
+#: Bytes of feeds that are held while the size of a data set is not known.
+_MOST_HELD = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,82 @@ def subsample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
     return kept
 
 
+@dataclass
+class Spread:
+    """Feeds of a data set that are evenly spread over it, one at least; each is read once.
+
+    Of a data set whose size is not known, every n-th one is held until all were read, at most 64 MiB of them, for the
+    smallest power of two n.
+
+    Args:
+        dataset: the samples.
+        most: how many samples may be used.
+        takes_all: asked of the first feed: whether all are used.
+
+    Attributes:
+        feeds: numbers of the feeds that were used, from 0; complete after an iteration, as all that follows.
+        rows: numbers of the samples in them.
+        seen: how many samples there are.
+        size: how many feeds are used, once the first of them was read; ``None`` where that is not known.
+    """
+
+    dataset: Dataset
+    most: int
+    takes_all: Callable[[Sample], bool] = lambda sample: False
+    feeds: list[int] = field(default_factory=list, init=False)
+    rows: list[int] = field(default_factory=list, init=False)
+    seen: int = field(default=0, init=False)
+    size: int | None = field(default=None, init=False)
+
+    def __iter__(self) -> Generator[Sample, None, None]:
+        self.feeds, self.rows, self.seen = [], [], 0
+        size, count = self.dataset.size, self.dataset.samples
+        with closing(iter(self.dataset)) as samples:
+            first = next(samples, None)
+            if first is None:
+                return
+            every = chain([first], samples)
+            if self.takes_all(first) or (count is not None and count <= self.most):
+                self.size = size
+                yield from self._chosen(every, None)
+            elif size is None or count is None:
+                yield from self._held(every)
+            else:
+                self.size = max(self.most * size // count, 1)
+                yield from self._chosen(every, [index * size // self.size for index in range(self.size)])
+                self.seen = count
+
+    def _chosen(self, samples: Iterator[Sample], numbers: list[int] | None) -> Iterator[Sample]:
+        for number, sample in enumerate(samples):
+            if numbers is None or number in numbers:
+                self._use(number, self.seen, sample)
+                yield sample
+                if numbers and number == numbers[-1]:
+                    return  # what is left need not be read
+            self.seen += sample.rows
+
+    def _held(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        held: list[tuple[int, int, Sample]] = []
+        stride = 1
+        for number, sample in enumerate(samples):
+            if number % stride == 0:
+                held.append((number, self.seen, sample))
+                while len(held) > 1 and self._too_many([each for _, _, each in held]):
+                    held, stride = held[::2], 2 * stride
+            self.seen += sample.rows
+        self.size = len(held)
+        for number, row, sample in held:
+            self._use(number, row, sample)
+            yield sample
+
+    def _use(self, number: int, row: int, sample: Sample) -> None:
+        self.feeds.append(number)
+        self.rows.extend(range(row, row + sample.rows))
+
+    def _too_many(self, samples: list[Sample]) -> bool:
+        return sum(each.rows for each in samples) > self.most or _bytes([each.feed for each in samples]) > _MOST_HELD
+
+
 def sample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
     """A few feeds of ``dataset``, which its order does not decide; at least one.
 
@@ -147,6 +229,22 @@ def sample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
             while len(kept) > 1 and (len(kept) > most or _bytes([feed for _, feed in kept]) > most_bytes):
                 kept.pop()
     return [feed for _, feed in kept]
+
+
+def drawn_samples(dataset: Dataset, most: int) -> Iterator[Sample]:
+    """About as many samples of ``dataset``, which its order does not decide: those with the smallest digests.
+
+    The data set is read twice, so that none of them need be held.
+    """
+    everything = RowContents()
+    with closing(iter(dataset)) as samples:
+        for sample in samples:
+            everything.add(sample)
+    chosen = frozenset(sorted(everything.rows)[:most])
+    with closing(iter(dataset)) as samples:
+        for sample in samples:
+            if not chosen.isdisjoint(RowContents.of(sample).rows):
+                yield sample
 
 
 def _bytes(feeds: list[Feed]) -> int:

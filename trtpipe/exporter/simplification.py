@@ -18,6 +18,7 @@ from trtpipe.errors import InputError, StageError
 from trtpipe.exporter.onnx_import import node_count, weight_bytes
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.imports import without
+from trtpipe.isolation.linux import release_memory
 from trtpipe.isolation.worker import Report
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.contrib_operators import WriteContribOperators
@@ -119,7 +120,11 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     report("simplify", 0, 3)
     rewrite = request.rewrite and small
     expanded = rewrite and _expanded(original)
-    model = _onnxsim(source, original if expanded else None) if onnxsim else original
+    given = original if expanded or not onnxsim else None
+    del original  # it takes as much memory as its weights, and onnxsim several times that
+    release_memory()
+    model = _onnxsim(source, given) if given is None or onnxsim else given
+    del given
     clean_up(model)
     report("simplify", 1, 3)
     if rewrite:
@@ -134,6 +139,9 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     restore_lines(model, lines)  # onnxsim and the opset converter drop metadata
     path = Path(request.workdir) / SIMPLIFIED
     names = save_model(model, path)
+    nodes_after, opset, contract = node_count(model), model.graph.opset_imports.get("", 0), contract_of(model)
+    del model
+    release_memory()
     report("simplify", 2, 3)
     differences = _compare(wanted, path, feeds)
     if unchecked and onnxsim:
@@ -142,9 +150,9 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     record = SimplifyRecord(
         simplified=onnxsim,
         nodes_before=nodes_before,
-        nodes_after=node_count(model),
-        opset=model.graph.opset_imports.get("", 0),
-        contract=contract_of(model),
+        nodes_after=nodes_after,
+        opset=opset,
+        contract=contract,
         parity=differences,
         notes=tuple(notes),
     )

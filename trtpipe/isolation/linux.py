@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import struct
@@ -87,6 +88,17 @@ def group_memory(group: int) -> int | None:
                 if int(fields[_GROUP]) == group:
                     pages += int(fields[_RESIDENT_PAGES])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def release_memory() -> None:
+    """Give memory back that large models took which are no longer used.
+
+    Their nodes and graphs refer to each other, so that they would wait for a garbage collection, and few are due while
+    weights are large and objects few; and what was freed stays with the process where the C library keeps it.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def process_memory(process: int) -> int:

@@ -20,6 +20,7 @@ from trtpipe.data.sample import Sample, content_digests
 from trtpipe.digest import sha256_json
 from trtpipe.dynamic.check_corners import check_corners
 from trtpipe.errors import BuildError, InputError, InternalError
+from trtpipe.isolation.linux import release_memory
 from trtpipe.report.verdict import Failure
 from trtpipe.stages.stage import FAILURES, FIRST_SAMPLES, METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
 from trtpipe.store import ArtifactStore, Key
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 
 #: Where to work when the disk of the store is full or broken.
 ELSEWHERE = "choose another cache with --cache-dir"
-#: The folders of an absolute path.
 #: What decodes image files into pixels.
 _DECODERS = ("pillow",)
+#: Bytes of an artifact whose models are worth a garbage collection afterwards.
+_LARGE = 16 << 20
+#: The folders of an absolute path.
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s:'\"]+/)+")
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
@@ -87,6 +90,8 @@ class Prepared:
         with translate_os_errors(workdir, f"run {self.stage.name}", elsewhere=ELSEWHERE):
             draft = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
             self.stage.check(draft, self.inputs)
+        if sum((draft.folder / name).stat().st_size for name in draft.names) > _LARGE:
+            release_memory()
         return draft
 
 

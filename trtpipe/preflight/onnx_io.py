@@ -150,6 +150,34 @@ def save_model(model: ir.Model, path: Path) -> tuple[str, ...]:
     return (path.name, data_name)
 
 
+def with_shared_weights(model: Path, folder: Path) -> Path:
+    """A copy of the model in ``folder`` whose weights are a file beside it, which graphs made from it can share: see
+    ``save_sharing``. A model that is too large for a file of its own stays where it is.
+
+    Raises:
+        InputError: as for ``read_proto``.
+    """
+    import onnx_ir as ir
+
+    loaded, copy = load_model(model), folder / "shared.onnx"
+    if sum(value.const_value.nbytes for value in _initializers(loaded) if value.const_value is not None) > INLINE_LIMIT:
+        return model
+    ir.save(loaded, copy, external_data="shared.data", size_threshold_bytes=1024)
+    return copy
+
+
+def save_sharing(model: ir.Model, path: Path) -> tuple[str, ...]:
+    """As ``save_model``, but weights that lie in a file beside ``path`` are not written again."""
+    import onnx_ir as ir
+
+    tensors = [value.const_value for value in _initializers(model) if value.const_value is not None]
+    beside = [each for each in tensors if isinstance(each, ir.ExternalTensor) and Path(each.base_dir) == path.parent]
+    if not beside or sum(each.nbytes for each in tensors) - sum(each.nbytes for each in beside) > INLINE_LIMIT:
+        return save_model(model, path)
+    path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
+    return (path.name,)
+
+
 def _serialized(model: ir.Model) -> Iterator[bytes]:
     """The file in parts: each weight is copied once, where onnx-ir and protobuf together would copy it twice."""
     import onnx_ir as ir

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import onnx_ir as ir
 
@@ -162,9 +161,11 @@ def find_corrections(
     trial = min(max(ranges.samples // _EVERY, FEWEST), FEEDS)
     with trials.exact() as runner:
         maxima = Maxima(trials.groups)
+        means: list[Feed] = []
 
         def taken(found: Feed) -> Feed:
             maxima.update(found)
+            means.append({node: found[mean] for node, mean in trials.means.items()})
             return {name: found[name] for name in (*trials.compared, *trials.outputs)}
 
         feeds, outputs = run_all(runner, drawn[:trial], tolerant, taken)
@@ -180,7 +181,7 @@ def find_corrections(
             run_all(runner, drawn[trial:], tolerant, taken)
 
         found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress, see_more)
-    biases, used = _biases(trials, best, feeds, reference, found)
+    biases, used = _biases(trials, best, feeds, means, reference, found)
     return Found(Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(found)), samples, used)
 
 
@@ -236,17 +237,22 @@ def _biases(
     trials: TrialRunner,
     best: Trial,
     feeds: list[Feed],
+    means: list[Feed],
     reference: Reference,
     found: list[CorrectionTrial],
 ) -> tuple[dict[str, str], float]:
     """Corrections of biases, found on every second feed and evaluated on the others; adds the trial to ``found``.
 
+    Args:
+        means: of the float32 graph on the feeds, see ``TrialRunner.means``.
+
     Returns:
         They, and the share of the tolerance used with them.
     """
-    if len(feeds) < FEWEST or not trials.corrects:
+    if len(feeds) < FEWEST or not trials.means:
         return {}, best.used
-    wanted = trials.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2])
+    expected = means[: len(feeds)][::2] if not best.smoothing else None
+    wanted = trials.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2], expected)
     typical = {node: typical_correction(each) for node, each in wanted.items()}
     biases = {node: packed(bias) for node, bias in typical.items() if bias.any()}
     trial = trials.run(Corrections(smoothing=best.smoothing, biases=biases), feeds, reference)
@@ -309,7 +315,7 @@ class TrialRunner:
         groups: activations that can be smoothed; only for integers, because a floating-point type needs none of it.
         outputs: names of the model's outputs.
         compared: names of what is compared: outputs, or what saturating operators make them from.
-        corrects: whether there are biases to correct.
+        means: node's output -> output of ``exact`` with the means of its channels, where its bias can be corrected.
         largest: what values may reach when they are smoothed.
     """
 
@@ -318,24 +324,23 @@ class TrialRunner:
         model = graph.load()
         smooth = smooth_groups(model, plan.points) if plan.format.kind == "integer" else ()
         self.groups: dict[str, SmoothGroup] = {group.name: group for group in smooth}
-        self.corrects = bool(correctable(model, plan))
+        self._channels = correctable(model, plan)
+        self.means: dict[str, str] = {}
         self.largest = np.inf if plan.scales is FP32 else _ROOM * plan.scales.largest
         self.outputs = tuple(str(value.name) for value in model.graph.outputs)
         self.compared = show_logits(model)
 
     @contextmanager
     def exact(self) -> Iterator[OpenRunner]:
-        """The float32 graph that also gives the activations of ``groups``, and what lies before them."""
+        """The float32 graph that also gives the activations of ``groups``, what lies before them, and ``means``."""
         model = self._graph.load()
         show_logits(model, beside=True)
         shown = (*self.compared, *self.outputs)
         folds = [] if np.isinf(self.largest) else [group.fold for group in self.groups.values() if group.fold]
         wanted = dict.fromkeys([*self.groups, *(str(value.name) for fold in folds for value in fold.between)])
         expose_too(model, [name for name in wanted if name not in shown])
-        with (
-            TemporaryDirectory(dir=self._workdir) as folder,  # other graphs are opened meanwhile
-            opened(model, Path(folder), self._graph.runtime) as runner,
-        ):
+        self.means = measure_means(model, self._channels)
+        with opened(model, self._workdir, self._graph.runtime, "exact.onnx") as runner:  # others are opened meanwhile
             yield runner
 
     def run(self, corrections: Corrections, feeds: list[Feed], reference: Reference) -> Trial:
@@ -345,10 +350,17 @@ class TrialRunner:
         with self._opened(model) as runner:
             return Trial(corrections.smoothing, *reference.evaluate(run_known(runner, feed) for feed in feeds))
 
-    def wanted_corrections(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, np.ndarray]:
-        """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones."""
+    def wanted_corrections(
+        self, corrections: Corrections, feeds: list[Feed], expected: list[Feed] | None = None
+    ) -> dict[str, np.ndarray]:
+        """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones.
+
+        Args:
+            expected: these, of every feed; computed where they are not known.
+        """
         model, outputs = self._quantized(corrections)
-        expected = self._exact_means(corrections, outputs, feeds)
+        if expected is None:
+            expected = self._exact_means(corrections, outputs, feeds)
         names = correct_means(model, outputs)
         added: dict[str, list[np.ndarray]] = {node: [] for node in names}
         with self._opened(model) as runner:

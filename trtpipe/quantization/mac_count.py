@@ -20,6 +20,7 @@ from trtpipe.isolation.worker import LIGHT, Report, limits_for
 from trtpipe.passes.graph_pass import graphs_of
 from trtpipe.passes.macs import MACS, recurrent_macs, work_of
 from trtpipe.preflight import folder_size
+from trtpipe.preflight.onnx_io import with_shared_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,12 +49,15 @@ class CountedGraph:
         path: the simplified graph.
         shapes: the typical shapes of its inputs.
         runtime: the limits of the child process.
+        workdir: a folder in which graphs made from it are opened. Its weights are then written there once, and neither
+            read nor written again by copies in which they are the same; whoever gives the folder removes it.
     """
 
-    def __init__(self, path: Path, shapes: Shapes, runtime: Settings) -> None:
+    def __init__(self, path: Path, shapes: Shapes, runtime: Settings, workdir: Path | None = None) -> None:
         self.path = path
         self.runtime = runtime
         self._shapes = shapes
+        self._workdir = workdir
 
     def load(self) -> ir.Model:
         """A fresh copy in the plain form.
@@ -63,11 +67,17 @@ class CountedGraph:
         """
         from trtpipe.passes.clean_up import load_clean
 
-        model = load_clean(self.path)
+        model = load_clean(self._source)
         for node, macs in zip(model.graph.all_nodes(), self._counts.macs, strict=True) if self._shapes else ():
             if macs is not None:
                 node.metadata_props[MACS] = macs
         return model
+
+    @cached_property
+    def _source(self) -> Path:
+        if self._workdir is None:
+            return self.path
+        return with_shared_weights(self.path, self._workdir)
 
     @cached_property
     def _counts(self) -> Counts:

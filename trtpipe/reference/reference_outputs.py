@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from trtpipe.backends.base import known_inputs, load_backend
 from trtpipe.errors import InputError
+from trtpipe.isolation.linux import release_memory
 from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from trtpipe.artifact import Feed
+    from trtpipe.artifact import Feed, TensorSpec
     from trtpipe.backends.base import OpenRunner
+    from trtpipe.calibration.sample_outputs import SampleOutputs
     from trtpipe.config.settings import Settings
     from trtpipe.data.dataset import Dataset
     from trtpipe.isolation.reducer import Runner
@@ -29,7 +30,7 @@ _OUTPUT_BYTES = 256 << 20
 #: Feeds in one batch at most, and bytes of them.
 _BATCH, _BATCH_BYTES = 16, 2 << 20
 #: Bytes of a model whose memory is worth a garbage collection, which takes as long as a few small inferences.
-_LARGE = 16 << 20
+_LARGE = 64 << 20
 #: Noise over signal power that another batch size may cause by another order of sums.
 _ROUNDING = 1e-8
 
@@ -46,11 +47,9 @@ def plain_form(simplified: Path) -> ir.Model:
 
 
 def forget(graph: Path) -> None:
-    """Give back the memory of models that are no longer used, if they are large: their nodes and graphs refer to each
-    other, so that it would wait for a garbage collection, and few are due while weights are large and objects few.
-    """
+    """Give back the memory of models that are no longer used, if they are large."""
     if folder_size(graph.parent) > _LARGE:
-        gc.collect()
+        release_memory()
 
 
 def run_known(runner: Runner, feed: Feed) -> Feed:
@@ -143,20 +142,20 @@ def exact_outputs(
 
 
 @contextmanager
-def opened(model: ir.Model, workdir: Path, runtime: Settings) -> Iterator[OpenRunner]:
-    """A runner of ``model`` on the CPU; its files are in ``workdir`` meanwhile."""
-    from trtpipe.preflight.onnx_io import save_model
+def opened(model: ir.Model, workdir: Path, runtime: Settings, name: str = "opened.onnx") -> Iterator[OpenRunner]:
+    """A runner of ``model`` on the CPU; its files are in ``workdir`` meanwhile, ``name`` and what belongs to it."""
+    from trtpipe.preflight.onnx_io import save_sharing
 
-    path = workdir / "opened.onnx"
-    written = save_model(model, path)
+    path = workdir / name
+    written = save_sharing(model, path)
     del model  # whoever runs it reads the file
     forget(path)
     try:
         with load_backend("onnxruntime").open(path, runtime) as runner:
             yield runner
     finally:
-        for name in written:
-            (workdir / name).unlink(missing_ok=True)
+        for each in written:
+            (workdir / each).unlink(missing_ok=True)
 
 
 def stacked(runner: Runner, feeds: list[Feed]) -> list[Feed]:
@@ -207,3 +206,38 @@ def _same(found: np.ndarray, expected: np.ndarray) -> bool:
         return np.array_equal(found, expected)
     error = np.square(found - expected, dtype=np.float64).sum()
     return bool(error <= _ROUNDING * np.square(expected, dtype=np.float64).sum())
+
+
+class KnownOutputs:
+    """A runner of a graph of which some outputs are known; it is opened for the first feed of which they are not.
+
+    Args:
+        known: its outputs.
+        outputs: names of all of them.
+        device: where they were computed.
+        open_graph: opens it.
+    """
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def __init__(
+        self, known: SampleOutputs, outputs: Sequence[str], device: str, open_graph: Callable[[], Runner]
+    ) -> None:
+        self._known, self._names, self._device = known, outputs, device
+        self._open = open_graph
+        self._runner: Runner | None = None
+
+    @property
+    def device(self) -> str:
+        """Where outputs come from."""
+        return self._device if self._runner is None else self._runner.device
+
+    def infer(self, feed: Feed) -> Feed:
+        """The outputs for one feed; raises what running the graph raises."""
+        found = self._known.of(feed, self._names)
+        if found is not None:
+            return found
+        if self._runner is None:
+            self._runner = self._open()
+        return self._runner.infer(feed)

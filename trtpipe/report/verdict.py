@@ -233,7 +233,8 @@ def _executed(parity: ParityReport) -> tuple[Execution, ...]:
 
 def _scope(parity: ParityReport, executed: Sequence[Execution], not_executed: Mapping[str, str]) -> str:
     kind = "random " if parity.synthetic else ""
-    count = f"{parity.samples} {kind}sample{'s' * (parity.samples != 1)}"
+    some = f" of {parity.of_samples}" if parity.chosen else ""
+    count = f"{parity.samples}{some} {kind}sample{'s' * (parity.samples != 1)}"
     places: dict[str, list[str]] = {}
     for each in executed:
         places.setdefault(f"{each.runtime}, {each.device}", []).append(each.artifact)
@@ -270,7 +271,7 @@ def _accuracy(evidence: Evidence) -> Gate:
         values = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
         summary = f"{report.metrics[0].metric} on {report.metrics[0].samples or 'all'} samples: {values}"
     else:
-        summary = f"outputs within tolerance on {report.samples} real samples"
+        summary = f"outputs within tolerance on {report.samples} real samples{report.extent}"
     return Gate(outcome="passed", summary=summary)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
@@ -34,7 +35,7 @@ class Calibrate(Stage[CalibrateSettings]):
 
     name = "calibrate"
     produces = "ranges"
-    version = 14
+    version = 15
     packages = ("numpy", "onnx", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
@@ -118,33 +119,38 @@ class _Trials:
 
     def run(self) -> Ranges:
         """Ranges by the method, then corrections, then what is kept in higher precision."""
+        with TemporaryDirectory(dir=self.workdir) as folder:
+            return self._in(Path(folder))
+
+    def _in(self, folder: Path) -> Ranges:
+        """As ``run``; graphs that are tried lie in ``folder`` meanwhile."""
         from trtpipe.data.dataset import unbatched
         from trtpipe.quantization.correction_search import find_corrections, with_smoothable
         from trtpipe.quantization.fallback_search import find_fallback
         from trtpipe.quantization.mac_count import CountedGraph
         from trtpipe.quantization.plan import plan
 
-        graph = CountedGraph(self.inputs.path("simplified"), self.trials.quantization.shapes, self.runtime)
+        graph = CountedGraph(self.inputs.path("simplified"), self.trials.quantization.shapes, self.runtime, folder)
         whole = plan(graph.load(), self.trials.quantization)
         given = self.inputs.datasets.get("calibration-data")
         dataset = None if given is None else unbatched(given)
-        ranges = self._ranges(whole, graph, dataset)
+        ranges = self._ranges(whole, graph, dataset, folder)
         gate = self.settings.gate
         if gate is None or dataset is None or not ranges.tensors:
             return ranges
         for candidate in with_smoothable(whole, graph, ranges, self.statistics):
             corrected = whole.calibrated(candidate)
             found = find_corrections(
-                corrected, graph, candidate, dataset, self.workdir, self.progress, gate, tolerant=self.trials.tolerant
+                corrected, graph, candidate, dataset, folder, self.progress, gate, tolerant=self.trials.tolerant
             )
             if candidate is ranges or found.fits(candidate.tensors.keys() - ranges.tensors.keys()):
                 ranges = candidate
                 break
         corrected = corrected.with_corrections(found.corrections)
-        corrections = find_fallback(corrected, graph, found, gate, self.workdir, self.progress)
+        corrections = find_fallback(corrected, graph, found, gate, folder, self.progress)
         return ranges.model_copy(update={"corrections": corrections})
 
-    def _ranges(self, whole: QuantizationPlan, graph: CountedGraph, dataset: Dataset | None) -> Ranges:
+    def _ranges(self, whole: QuantizationPlan, graph: CountedGraph, dataset: Dataset | None, folder: Path) -> Ranges:
         from trtpipe.calibration.ranges import ranges_from_statistics
         from trtpipe.quantization.range_search import evaluating, search_ranges
 
@@ -156,5 +162,5 @@ class _Trials:
                 "method auto chooses ranges by the model's output on real samples, and no data was given",
                 "add --data, or choose another method, for example --method mse",
             )
-        with evaluating(whole, graph, statistics, dataset, self.workdir, tolerant=self.trials.tolerant) as evaluate:
+        with evaluating(whole, graph, statistics, dataset, folder, tolerant=self.trials.tolerant) as evaluate:
             return search_ranges(statistics, evaluate, settings.format, self.progress)

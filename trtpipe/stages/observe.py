@@ -1,6 +1,6 @@
 """observe: ``simplified.onnx`` and real data -> ``statistics.npz``, in one pass; every method's ranges come from it.
 
-For 16 bits the same pass writes ``tensor_ranges.json``: the extremes of every float32 tensor.
+For 16 bits ``tensor_ranges.json`` lies beside it: the extremes of every float32 tensor on a few samples.
 A pass that was interrupted goes on from its last checkpoint.
 """
 
@@ -13,30 +13,38 @@ from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import TENSOR_RANGES
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
+from trtpipe.data.dataset import unbatched
+from trtpipe.data.selection import drawn_samples
 from trtpipe.errors import InputError
 from trtpipe.isolation.reducer import LocalReduction
+from trtpipe.progress import track
+from trtpipe.reference.reference_outputs import opened
 from trtpipe.stages.stage import Resumable, Stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Artifact
-    from trtpipe.autocast.range_probes import Probe
+    from trtpipe.autocast.tensor_ranges import TensorRanges
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
+    from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 
 STATISTICS = "statistics.npz"
 OBSERVED = "observed.onnx"
+#: Samples on which the extremes for 16 bits are taken. They need no more, because a tensor that comes within a factor
+#: of four of what 16 bits hold stays in 32: the largest of so many values hardly grows with their number.
+EXTREMES_ON = 32
 
 
 class Observe(Stage[ObserveSettings], Resumable):
-    """One streaming pass over the data: statistics of what will be quantized, extremes of what 16 bits must hold."""
+    """A streaming pass over the data: statistics of what will be quantized; extremes of what 16 bits must hold."""
 
     name = "observe"
     produces = "statistics"
-    version = 10
+    version = 11
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
@@ -62,7 +70,6 @@ class Observe(Stage[ObserveSettings], Resumable):
     def run(
         self, settings: ObserveSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> Draft:
-        from trtpipe.autocast.tensor_ranges import TensorRangeReducer
         from trtpipe.calibration.checkpoint import Checkpoints
         from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
@@ -74,34 +81,28 @@ class Observe(Stage[ObserveSettings], Resumable):
         model = load_clean(inputs.path("simplified"))
         cut_plugins(model)
         tensors = observed_tensors(model, attention=settings.attention) if settings.ranges else ()
-        half = settings.tensor_ranges
-        dataset = inputs.datasets.get("calibration-data")
-        if dataset is None and (tensors or half):
+        dataset, bad = inputs.datasets.get("calibration-data"), settings.skip_bad_samples
+        if dataset is None and (tensors or settings.tensor_ranges):
             raise InputError(
                 "an 8-bit precision needs calibration data, and none was given",
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
-        tensor_ranges = None
         if dataset is None:
             statistics = Statistics.empty(())
-        elif tensors or half:
-            written, probes = write_observed(model, workdir / OBSERVED, tensors, half=half)
-            del model  # whoever runs it reads the file
-            try:
-                with load_backend("onnxruntime").open(workdir / OBSERVED, runtime) as runner:
-                    reducer = TensorRangeReducer(runner.reduced(STATISTICS_REDUCER, tensors), probes)
-                    checkpoints = None if half else Checkpoints(workdir)  # tensor ranges are not in them
-                    statistics = collect(reducer, dataset, tensors, progress, settings.skip_bad_samples, checkpoints)
-                tensor_ranges = reducer.finish(statistics.samples) if half else None
-            finally:
-                for name in written:
-                    (workdir / name).unlink(missing_ok=True)
+        elif tensors:
+            with opened(
+                showing(model, (*tensors, *kept_outputs(model, tensors))), workdir, runtime, OBSERVED
+            ) as runner:
+                del model  # whoever runs it reads the file
+                reduction = runner.reduced(STATISTICS_REDUCER, tensors)
+                statistics = collect(reduction, dataset, tensors, progress, bad, Checkpoints(workdir))
         else:  # the data is looked at, but the model need not run
-            statistics = collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress)
+            statistics = collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress, bad)
         save_statistics(statistics, workdir / STATISTICS)
-        if tensor_ranges is None:
+        if dataset is None or not settings.tensor_ranges:
             return Draft("statistics", workdir, (STATISTICS,))
-        tensor_ranges.write(workdir / TENSOR_RANGES)
+        extremes = _extremes(inputs.path("simplified"), dataset, workdir, runtime, progress, tolerant=bad > 0)
+        extremes.write(workdir / TENSOR_RANGES)
         return Draft("statistics", workdir, (STATISTICS, TENSOR_RANGES))
 
     def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
@@ -138,25 +139,61 @@ def observed_tensors(model: ir.Model, keep: tuple[str, ...] = (), *, attention: 
     return plan(model, settings, skip_unprofitable=False).tensors
 
 
-def write_observed(
-    model: ir.Model, path: Path, tensors: tuple[str, ...], *, half: bool
-) -> tuple[tuple[str, ...], dict[str, tuple[Probe, ...]]]:
-    """Write the graph with just the observed tensors as outputs, so that nothing else is computed or returned.
+def showing(model: ir.Model, tensors: tuple[str, ...]) -> ir.Model:
+    """The graph with just the observed tensors as outputs, so that nothing else is computed or returned.
 
     Args:
         model: from ``load_clean``; it is rewritten.
+    """
+    from trtpipe.passes.expose import expose
 
-    Returns:
-        The files written, and for ``half`` the outputs that hold probes of all float32 tensors.
+    expose(model, tensors)
+    return model
+
+
+def kept_outputs(model: ir.Model, tensors: tuple[str, ...]) -> tuple[str, ...]:
+    """The model's outputs, to be kept for later stages; none where these could not be held against others.
+
+    Integers are not: a class changes with the last digit of its score. Nor is what is counted itself.
+    """
+    import onnx_ir as ir
+
+    names = tuple(str(value.name) for value in model.graph.outputs)
+    floats = all(value.dtype == ir.DataType.FLOAT and value.producer() for value in model.graph.outputs)
+    return names if floats and set(tensors).isdisjoint(names) else ()
+
+
+def _extremes(
+    simplified: Path, dataset: Dataset, workdir: Path, runtime: Settings, progress: Progress, *, tolerant: bool
+) -> TensorRanges:
+    """The extremes of all float32 tensors on some samples, which the order and the batches of the data do not decide.
+
+    Args:
+        tolerant: leave out samples that the model cannot be run on.
+
+    Raises:
+        InputError: it cannot be run on one.
     """
     from trtpipe.autocast.mask_bounds import HALF_FORM
     from trtpipe.autocast.range_probes import add_probes
-    from trtpipe.passes.expose import expose
+    from trtpipe.autocast.tensor_ranges import TensorRangeBuilder
+    from trtpipe.passes.clean_up import load_clean
     from trtpipe.passes.graph_pass import run_passes
-    from trtpipe.preflight.onnx_io import save_model
+    from trtpipe.passes.plugins import cut_plugins
 
-    if half:
-        run_passes(model, HALF_FORM)
-    probes = add_probes(model) if half else {}
-    expose(model, (*tensors, *probes))
-    return save_model(model, path), probes
+    model = load_clean(simplified)
+    cut_plugins(model)
+    run_passes(model, HALF_FORM)
+    probes = add_probes(model)
+    builder, samples = TensorRangeBuilder(probes), 0
+    with opened(showing(model, tuple(probes)), workdir, runtime, OBSERVED) as runner:
+        del model  # whoever runs it reads the file
+        for sample in track(progress, "extremes", drawn_samples(unbatched(dataset), EXTREMES_ON), None):
+            try:
+                builder.add(runner.infer(sample.feed))
+            except InputError as error:
+                if not tolerant:
+                    raise InputError(f"{dataset.name}: {error.message}", error.remedy) from error
+            else:
+                samples += sample.rows
+    return builder.finish(samples)

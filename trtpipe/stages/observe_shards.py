@@ -16,7 +16,8 @@ from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.config.stage_settings import NotNeeded, ObserveSettings, ShardSettings
 from trtpipe.errors import InputError, InternalError
-from trtpipe.stages.observe import OBSERVED, STATISTICS, Observe, observed_tensors, write_observed
+from trtpipe.reference.reference_outputs import opened
+from trtpipe.stages.observe import OBSERVED, STATISTICS, Observe, kept_outputs, observed_tensors, showing
 from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -86,22 +87,18 @@ class ObserveShard(Stage[ShardSettings]):
         model = load_clean(inputs.path("simplified"))
         cut_plugins(model)
         tensors = observed_tensors(model, attention=settings.whole.attention)
-        files, _ = write_observed(model, workdir / OBSERVED, tensors, half=False)
-        del model  # whoever runs it reads the file
         names = []
-        try:
-            with load_backend("onnxruntime").open(workdir / OBSERVED, runtime) as runner:
-                reduction = runner.reduced(STATISTICS_REDUCER, tensors)
-                for end, part in _parts(dataset, settings.index, settings.count):
-                    for sample in part:
-                        reduction.run(sample.feed)
-                    found = Statistics.empty(tensors)
-                    add_arrays(found, reduction.result())
-                    names.append(_PART.format(end))
-                    save_statistics(found, workdir / names[-1])
-        finally:
-            for name in files:
-                (workdir / name).unlink(missing_ok=True)
+        shown = (*tensors, *kept_outputs(model, tensors))
+        with opened(showing(model, shown), workdir, runtime, OBSERVED) as runner:
+            del model  # whoever runs it reads the file
+            reduction = runner.reduced(STATISTICS_REDUCER, tensors)
+            for end, part in _parts(dataset, settings.index, settings.count):
+                found = Statistics.empty(tensors)
+                for sample in part:
+                    found.outputs.add(sample.feed, reduction.run(sample.feed))
+                add_arrays(found, reduction.result())
+                names.append(_PART.format(end))
+                save_statistics(found, workdir / names[-1])
         if not names:  # more parts than feeds
             names = [_PART.format(0)]
             save_statistics(Statistics.empty(tensors), workdir / names[0])
@@ -142,6 +139,8 @@ class ObserveFromShards(Observe):
             for file in shard.files
         }
         statistics = collect(_Replay(parts, tensors), _data(inputs), tensors, progress)
+        for part in parts.values():
+            statistics.outputs = statistics.outputs.merge(part.outputs)
         save_statistics(statistics, workdir / STATISTICS)
         return Draft("statistics", workdir, (STATISTICS,))
 

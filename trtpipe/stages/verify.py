@@ -15,6 +15,7 @@ from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
 from trtpipe.config.target import find_target
 from trtpipe.data.input_checks import are_pixels
+from trtpipe.data.selection import Spread
 from trtpipe.errors import InputError, StageError, TrtpipeError
 from trtpipe.isolation.worker import user_limits
 from trtpipe.passes.decisions import kept_for_accuracy
@@ -24,7 +25,7 @@ from trtpipe.report.stage_records import LowerRecord
 from trtpipe.stages.stage import METRIC, SAMPLES, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from trtpipe.accuracy.custom import Metric
     from trtpipe.accuracy.parity import Contender, ParityRun
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.data.dataset import Dataset
+    from trtpipe.data.sample import Sample
+    from trtpipe.isolation.reducer import Runner
     from trtpipe.progress import Progress
     from trtpipe.reference.runnable import VerificationData
     from trtpipe.stages.stage import Inputs
@@ -56,7 +59,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 9
+    version = 11
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -68,13 +71,14 @@ class Verify(Stage[VerifySettings]):
             metric=MetricSettings.of(evaluation),
             demanded=evaluation is not None and "metric" in evaluation.model_fields_set,
             limits=profile.accuracy.of(None if evaluation is None else evaluation.metric),
+            samples=profile.accuracy.samples,
             synthetic=synthetic_shapes(request),
             backend=request.backend,
             targets=tuple(target.name for target in request.targets),
         )
 
     def consumes(self, settings: VerifySettings) -> tuple[str, ...]:
-        labels = ("model", "simplified", "lowered", "reference", SAMPLES, METRIC)
+        labels = ("model", "simplified", "statistics", "lowered", "reference", SAMPLES, METRIC)
         return (*labels, "engine") if runnable_targets(settings.backend, settings.targets) else labels
 
     def fingerprint(self, settings: VerifySettings, runtime: Settings) -> dict[str, str]:
@@ -98,7 +102,8 @@ class Verify(Stage[VerifySettings]):
             contenders = _contenders(settings, inputs, workdir, runtime, stack)
             evaluation = None if settings.metric is None else settings.metric.evaluation(inputs.metric)
             own = own_metric(evaluation, user_limits(runtime))
-            run, metrics = _measured(settings, evaluation, own, contenders, data, progress, recording)
+            spread = _spread(settings, evaluation, own, data)
+            run, metrics = _measured(settings, evaluation, own, contenders, data, spread, progress, recording)
             overflows = _overflows(settings, contenders)
             pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
         observed = own.read() if own else Observed()
@@ -118,8 +123,10 @@ class Verify(Stage[VerifySettings]):
             synthetic=data.synthetic,
             feeds=run.feeds,
             samples=run.samples,
-            comparisons=run.comparisons,
-            links=run.links,
+            of_samples=spread.seen,
+            chosen=tuple(spread.rows) if run.samples < spread.seen else (),
+            comparisons=_numbered(run.comparisons, spread.feeds),
+            links=_numbered(run.links, spread.feeds),
             pytorch=pytorch,
             metrics=metrics,
             max_drop=settings.limits.max_drop if metrics else None,
@@ -198,7 +205,6 @@ def _contenders(
     """Everything that can run here, opened: the reference first, each with the name of what it was made from."""
     from trtpipe.accuracy.parity import Contender
 
-    onnx = load_backend("onnxruntime")
     first = inputs.graph()
     steps = first is not None and _rounds_to_steps(first)
     found: list[Contender] = []
@@ -209,13 +215,30 @@ def _contenders(
         if label == "lowered" and found:
             found.append(open_watched(inputs.path(label), settings.precision, workdir, runtime, stack, before))
         else:
-            runner = stack.enter_context(onnx.open(inputs.path(label), runtime))
-            found.append(Contender(label, runner, FULL_PRECISION, before=before))
+            found.append(Contender(label, _float32(label, inputs, runtime, stack), FULL_PRECISION, before=before))
     before = found[0].label if _from_program(settings) else found[-1].label
     for engine in inputs.engines(runnable_targets(settings.backend, settings.targets)):
         runner = stack.enter_context(load_backend(settings.backend).open(engine.path, runtime))
         found.append(Contender(engine.label, runner, settings.precision, before=before))
     return [replace(each, precision=coarser(each.precision, None, steps=steps)) for each in found]
+
+
+def _float32(label: str, inputs: Inputs, runtime: Settings, stack: ExitStack) -> Runner:
+    """A runner of a graph in float32; what ``observe`` computed with the simplified one is not computed again."""
+    from trtpipe.calibration.statistics_file import load_outputs_of
+    from trtpipe.preflight.onnx_io import read_contract
+    from trtpipe.reference.reference_outputs import KnownOutputs
+
+    onnx, path = load_backend("onnxruntime"), inputs.path(label)
+
+    def opened() -> Runner:
+        return stack.enter_context(onnx.open(path, runtime))
+
+    if label != "simplified" or "statistics" not in inputs.artifacts:
+        return opened()
+    names = [spec.name for spec in read_contract(path).outputs]
+    device = f"onnxruntime {onnx.fingerprint(runtime)['onnxruntime']} on CPU, by observe"
+    return KnownOutputs(load_outputs_of(inputs.path("statistics")), names, device, opened)
 
 
 def _rounds_to_steps(model: Path) -> bool:
@@ -227,12 +250,42 @@ def _rounds_to_steps(model: Path) -> bool:
     return any(node.op_type.endswith(_QUANTIZER) and node.input[0] not in constants for node in graph.node)
 
 
+def _spread(
+    settings: VerifySettings, evaluation: EvaluationSettings | None, own: Metric | None, data: VerificationData
+) -> Spread:
+    """The samples that outputs are compared on: all where a metric is measured on them, else a few."""
+    from trtpipe.accuracy.metrics import make_meter
+
+    per_feed = evaluation is not None and data.labeled and not (own and own.whole)
+    needs_labels = not (evaluation and per_feed) or make_meter(evaluation, data.dataset.classes, own)().needs_labels
+
+    def takes_all(first: Sample) -> bool:
+        return data.synthetic or (per_feed and (first.labels is not None or not needs_labels))
+
+    return Spread(data.dataset, settings.samples, takes_all)
+
+
+def _numbered(comparisons: Sequence[Comparison], feeds: Sequence[int]) -> tuple[Comparison, ...]:
+    """With the numbers that feeds have in the data set."""
+    return tuple(
+        each.model_copy(
+            update={
+                "outputs": tuple(
+                    output.model_copy(update={"worst_feed": feeds[output.worst_feed]}) for output in each.outputs
+                )
+            }
+        )
+        for each in comparisons
+    )
+
+
 def _measured(
     settings: VerifySettings,
     evaluation: EvaluationSettings | None,
     own: Metric | None,
     contenders: list[Contender],
     data: VerificationData,
+    spread: Spread,
     progress: Progress,
     recording: Recording,
 ) -> tuple[ParityRun, tuple[MetricValue, ...]]:
@@ -240,6 +293,7 @@ def _measured(
 
     Args:
         own: the user's own metric, if there is one.
+        spread: the samples.
 
     Raises:
         InputError: a metric that was asked for cannot be measured.
@@ -252,7 +306,7 @@ def _measured(
     meter = make_meter(evaluation, data.dataset.classes, own) if evaluation and per_feed else None
     reference, *others = contenders
     real = not data.synthetic
-    run = compare(reference, others, data.dataset, settings.tolerance, meter, progress, recording, real=real)
+    run = compare(reference, others, spread, settings.tolerance, meter, progress, recording, real=real)
     metrics = _evaluated(whole, evaluation, contenders, progress) if evaluation and whole else run.metrics
     known = {value.metric for value in metrics}
     if other := next((name for name in settings.limits.min_metric if known and name not in known), ""):

@@ -44,7 +44,7 @@ class OutputErrors:
         by_sample: root mean square of the difference over that of the reference about its mean, for each sample.
         by_channel: the same for each channel; empty where the output has none.
         changes: decisions (argmax) that differ, the most frequent first; ``None`` for outputs that decide nothing.
-        worst: the samples that depart most, the worst first.
+        worst: number in the data set of each sample that departs most -> its error, the worst first.
     """
 
     artifact: str
@@ -52,7 +52,7 @@ class OutputErrors:
     by_sample: tuple[float, ...]
     by_channel: tuple[float, ...]
     changes: tuple[Change, ...] | None
-    worst: tuple[int, ...]
+    worst: Mapping[int, float]
 
 
 def output_errors(path: Path, report: ParityReport) -> tuple[OutputErrors, ...]:
@@ -71,12 +71,12 @@ def output_errors(path: Path, report: ParityReport) -> tuple[OutputErrors, ...]:
         found
         for artifact in against
         for name in (reference[0] if reference else ())
-        if (found := _errors(artifact, name, reference, outputs[artifact], report.classes)) is not None
+        if (found := _errors(artifact, name, reference, outputs[artifact], report)) is not None
     )
 
 
 def _errors(
-    artifact: str, name: str, reference: Sequence[Feed], given: Sequence[Feed], classes: Sequence[str]
+    artifact: str, name: str, reference: Sequence[Feed], given: Sequence[Feed], report: ParityReport
 ) -> OutputErrors | None:
     pairs = [(old[name], new[name]) for old, new in zip(reference, given, strict=False) if name in new]
     if not pairs or any(not _comparable(*pair) for pair in pairs):
@@ -90,8 +90,8 @@ def _errors(
         name,
         tuple(by_sample),
         tuple(_by_channel(pairs, scale)),
-        _changes(pairs, classes),
-        tuple(int(index) for index in worst if by_sample[index] > 0),
+        _changes(pairs, report),
+        {report.number(int(index)): by_sample[index] for index in worst if by_sample[index] > 0},
     )
 
 
@@ -125,7 +125,7 @@ def _by_channel(pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: float) ->
     yield from np.sqrt(squares / count) / scale
 
 
-def _changes(pairs: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[str]) -> tuple[Change, ...] | None:
+def _changes(pairs: Sequence[tuple[np.ndarray, np.ndarray]], report: ParityReport) -> tuple[Change, ...] | None:
     if any(old.ndim != 2 or not _FEWEST <= old.shape[1] <= _MOST for old, _ in pairs):
         return None
     before, after = (np.concatenate([pair[side].argmax(axis=1) for pair in pairs]) for side in (0, 1))
@@ -133,9 +133,9 @@ def _changes(pairs: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[s
     moves = Counter((int(before[index]), int(after[index])) for index in where)
     return tuple(
         Change(
-            _class(old, classes),
-            _class(new, classes),
-            tuple(int(i) for i in where if (before[i], after[i]) == (old, new)),
+            _class(old, report.classes),
+            _class(new, report.classes),
+            tuple(report.number(int(i)) for i in where if (before[i], after[i]) == (old, new)),
         )
         for (old, new), _ in moves.most_common(_MOST_CHANGES)
     )
@@ -153,6 +153,6 @@ def worst_samples(found: Sequence[OutputErrors]) -> Mapping[int, str]:
             for sample in change.samples:
                 reasons.setdefault(sample, f"{each.artifact}: {change.old} became {change.new}")
     for each in found:
-        for sample in each.worst:
-            reasons.setdefault(sample, f"{each.artifact}: {each.output} departs by {each.by_sample[sample]:.1%}")
+        for sample, error in each.worst.items():
+            reasons.setdefault(sample, f"{each.artifact}: {each.output} departs by {error:.1%}")
     return reasons

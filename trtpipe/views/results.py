@@ -74,7 +74,7 @@ def parity(report: ParityReport, *, altered: bool = False) -> Iterator[Block]:
             ("first failing stage", report.failing_stage),
             ("precision", report.precision),
             ("reference", report.reference),
-            ("data", f"{report.samples} samples, {kind}: {report.data}"),
+            ("data", f"{report.samples} samples{report.extent}, {kind}: {report.data}"),
             *(("metric", _metric(value)) for value in report.metrics),
             *(("not run", f"{artifact}: {reason}") for artifact, reason in report.not_run.items()),
         ]

@@ -57,10 +57,12 @@ def thumbnails(source: str, build: Build, wanted: Mapping[int, str]) -> tuple[Th
     settings = DataSettings(source=source, image=parity.preprocessing)
     dataset = open_dataset(settings, build.contract)
     chosen = dict(list(wanted.items())[:_MOST])
+    compared = frozenset(parity.chosen)
     found: dict[int, Thumbnail] = {}
     content, row = RowContents(), 0
     for sample in dataset:
-        content.add(sample)
+        if not compared or row in compared:  # feeds were compared whole
+            content.add(sample)
         array = next(iter(sample.feed.values()))
         for number in range(row, row + sample.rows):
             if number in chosen and (pixels := _pixels(array[number - row])) is not None:
