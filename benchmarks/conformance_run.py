@@ -22,12 +22,12 @@ import trtpipe.stages.export
 import trtpipe.stages.simplify
 from trtpipe.artifact import Artifact
 from trtpipe.backends.base import load_backend
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.formats import Precision
 from trtpipe.config.job import Job
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
-from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.data.sample import ContentDigests, Sample
 from trtpipe.errors import TrtpipeError
 from trtpipe.isolation.worker_main import resolve

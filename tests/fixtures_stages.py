@@ -10,8 +10,8 @@ import onnx
 import pytest
 from models import save
 
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.recipe import DataSettings
-from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.data.dataset import open_dataset
 from trtpipe.pipeline.executor import prepared_without_store
 from trtpipe.pipeline.run_state import artifact_from_file

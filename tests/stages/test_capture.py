@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install 'trtpipe[t
 from fixtures_stages import run_stage  # noqa: E402
 
 from trtpipe.backends.torch_tensorrt import TorchTensorRT  # noqa: E402
+from trtpipe.config.build_request import NotNeeded  # noqa: E402
 from trtpipe.config.source import ModuleSource, OnnxSource  # noqa: E402
-from trtpipe.config.stage_settings import NotNeeded  # noqa: E402
 from trtpipe.engine.record import ProgramRecord  # noqa: E402
 from trtpipe.errors import BuildError, InputError, InternalError, StageError  # noqa: E402
 from trtpipe.stages import capture  # noqa: E402

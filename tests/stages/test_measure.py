@@ -10,7 +10,7 @@ from models import conv_net, embedding, model
 from trtpipe.artifact import Artifact, Draft, FileEntry, IOContract
 from trtpipe.backends.gpu import Gpu
 from trtpipe.backends.null import Null
-from trtpipe.config.stage_settings import NotNeeded
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor

@@ -10,8 +10,8 @@ from fixtures_stages import run_stage
 from models import conv_net, model, normal, save
 
 from trtpipe.accuracy.reports import ParityReport
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.source import ModuleSource
-from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import InputError
 from trtpipe.exporter import process
 from trtpipe.pipeline.pipeline import stages_for

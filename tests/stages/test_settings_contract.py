@@ -16,12 +16,12 @@ from pydantic import BaseModel
 
 from trtpipe.backends.base import BACKENDS
 from trtpipe.backends.null import Null
+from trtpipe.config.build_request import BuildRequest
 from trtpipe.config.job import Job
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import FactorySource, OnnxSource
-from trtpipe.config.stage_settings import BuildRequest
 from trtpipe.config.target import find_target
 from trtpipe.data.dataset import open_dataset
 from trtpipe.pipeline.executor import input_digests, prepared_without_store

@@ -14,12 +14,12 @@ from world import World, write_data
 
 from trtpipe.backends.null import Null
 from trtpipe.config import stage_settings
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.job import Job
 from trtpipe.config.profile import DeploymentProfile, MeasuringSettings
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import FactorySource, OnnxSource
-from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.config.target import find_target
 from trtpipe.pipeline.pipeline import STAGES, opened, stages_named
 from trtpipe.stages.evaluate import Evaluate

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from trtpipe.config.build_request import BuildRequest
 from trtpipe.config.settings import Settings
-from trtpipe.config.stage_settings import BuildRequest
 
 if TYPE_CHECKING:
     from trtpipe.config.target import Target

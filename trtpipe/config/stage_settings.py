@@ -16,12 +16,12 @@ that equal work has equal records. Fields of one name mean the same in every rec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator
 
 from trtpipe.artifact import Record
+from trtpipe.config.build_request import Shapes, typical_shapes
 from trtpipe.config.formats import FORMATS, Format, Precision, find_format
 from trtpipe.config.methods import Method
 from trtpipe.config.preprocessing import FoldedPreprocessing
@@ -38,10 +38,8 @@ from trtpipe.config.recipe import EvaluationSettings, WeightMethod
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trtpipe.config.recipe import CalibrationRecipe
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.source import Source
-    from trtpipe.config.target import Target
 
 
 def _named(value: object) -> Format:
@@ -55,49 +53,6 @@ def _named(value: object) -> Format:
 NamedFormat: TypeAlias = Annotated[Format, PlainValidator(_named), PlainSerializer(str)]
 #: Names or patterns whose order means nothing: sorted, each once.
 Names: TypeAlias = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(sorted(set(names))))]
-#: Input name -> shape.
-Shapes: TypeAlias = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """What a settings record may be made from: what the user asked for, and nothing of the machine.
-
-    Attributes:
-        source: where the model comes from; ``None`` when a run starts from a later artifact.
-        profile: what to build, with the command line's overrides merged in.
-        recipe: calibration and evaluation data, and how ranges are chosen.
-        backend: the back-end that compiles, resolved from ``auto``.
-        targets: GPUs to compile for.
-        handed_over: GPUs that the request names besides, whose engines are built elsewhere.
-        target: the one target of a compile step; ``None`` for every other step.
-        together: the targets whose engines share one plan with this one's, itself included; empty where it is alone.
-        simplify: whether onnxsim may rewrite the graph.
-        allow_random: whether calibration may fall back to random data.
-    """
-
-    source: Source | None
-    profile: DeploymentProfile
-    recipe: CalibrationRecipe
-    backend: str
-    targets: tuple[Target, ...]
-    handed_over: tuple[Target, ...] = ()
-    target: Target | None = None
-    together: tuple[Target, ...] = ()
-    simplify: bool = True
-    allow_random: bool = False
-
-
-class NotNeeded(Record):
-    """In place of settings: why a request does not need a stage."""
-
-    reason: str
-
-
-def typical_shapes(profile: DeploymentProfile) -> tuple[Shapes, ...]:
-    """The typical (``opt``) shapes of every optimization profile; one that is empty where there is none."""
-    found = tuple({name: shape.opt for name, shape in shapes.items()} for shapes in profile.shapes)
-    return found or ({},)
 
 
 class QuantizationSettings(Record):
@@ -464,14 +419,6 @@ class BundleSettings(Record):
     simplify: bool
     calibration: CalibrationQuote | None
     classes: tuple[str, ...] = ()
-
-
-def synthetic_shapes(request: BuildRequest) -> tuple[Shapes, ...]:
-    """``synthetic`` of a request: none where it names data, or allows random data."""
-    evaluation = request.recipe.evaluation
-    if request.recipe.data.source or request.allow_random or (evaluation is not None and evaluation.source):
-        return ()
-    return typical_shapes(request.profile)
 
 
 def trial_settings(request: BuildRequest, *, quick: bool) -> TrialSettings | None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import trtpipe
 from trtpipe.api.request import make_job
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.settings import Settings
-from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
+from trtpipe.config.stage_settings import ObserveSettings
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_json
 from trtpipe.farm.tasks import Needs, Task, TaskRequest

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.artifact import Artifact, FileEntry, Record
 from trtpipe.backends.base import load_backend
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.plugins import plugin_digests, plugin_paths
 from trtpipe.config.source import MetricSource
-from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.config.toolchain import versions
 from trtpipe.data.sample import Sample, content_digests
 from trtpipe.digest import sha256_json

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Artifact
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.job import Job
 from trtpipe.config.os_errors import translate_os_errors
-from trtpipe.config.stage_settings import NotNeeded
 from trtpipe.errors import StageError, TrtpipeError
 from trtpipe.pipeline.executor import ELSEWHERE, Executor, State, Step, failures_of, label_of
 from trtpipe.pipeline.multi_target import MultiTargetBuild

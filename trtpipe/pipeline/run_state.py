@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Artifact, FileEntry, IOContract
+from trtpipe.config.build_request import typical_shapes
 from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.profile import ShapeRange
 from trtpipe.config.recipe import DataSettings
 from trtpipe.config.shapes import check_outputs, check_shapes, is_dynamic
-from trtpipe.config.stage_settings import typical_shapes
 from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress
 

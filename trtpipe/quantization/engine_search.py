@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from trtpipe.config.build_request import Shapes
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import EngineSearchSettings, Shapes
+    from trtpipe.config.stage_settings import EngineSearchSettings
     from trtpipe.config.target import Target
     from trtpipe.engine.report import EngineLayer, EngineTensor
     from trtpipe.progress import Progress

@@ -25,8 +25,8 @@ from trtpipe.preflight.onnx_io import with_shared_weights
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trtpipe.config.build_request import Shapes
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import Shapes
 
 
 class CountRequest(Record):

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.accuracy.parity import Contender
+    from trtpipe.config.build_request import Shapes
     from trtpipe.config.formats import Format, Precision
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import Shapes
     from trtpipe.data.dataset import Dataset
 
 #: Feeds of seeded random data where the user gave none.

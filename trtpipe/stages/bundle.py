@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.reports import ParityReport
     from trtpipe.artifact import Artifact, IOContract
     from trtpipe.calibration.data_summary import DataSummary
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.digest import JSON
     from trtpipe.latency.reports import LatencyReport
     from trtpipe.progress import Progress

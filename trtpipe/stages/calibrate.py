@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.stage_settings import CalibrateSettings, GateSettings, NotNeeded, trial_settings
+from trtpipe.config.build_request import NotNeeded
+from trtpipe.config.stage_settings import CalibrateSettings, GateSettings, trial_settings
 from trtpipe.errors import Cancelled, InputError, OutOfMemory, OutOfTime, StageError
 from trtpipe.stages.stage import Stage
 
 if TYPE_CHECKING:
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest, TrialSettings
+    from trtpipe.config.stage_settings import TrialSettings
     from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
     from trtpipe.quantization.mac_count import CountedGraph

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.source import OnnxSource
-from trtpipe.config.stage_settings import CaptureSettings, NotNeeded, TorchExportSettings
+from trtpipe.config.stage_settings import CaptureSettings, TorchExportSettings
 from trtpipe.engine.record import ProgramRecord
 from trtpipe.errors import BuildError, StageError
 from trtpipe.stages.export import export_torch, torch_request
 from trtpipe.stages.stage import SOURCE, Stage
 
 if TYPE_CHECKING:
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 

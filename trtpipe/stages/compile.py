@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import EngineRequest, load_backend
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.formats import FULL_PRECISION
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.shapes import check_shapes
-from trtpipe.config.stage_settings import CompileSettings, NotNeeded, asked_of_builder, builder_options
+from trtpipe.config.stage_settings import CompileSettings, asked_of_builder, builder_options
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_file
 from trtpipe.engine.agreement import departures
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import IOContract
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.config.target import Target
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs

@@ -19,8 +19,8 @@ from trtpipe.reference.runnable import runnable_graph
 from trtpipe.stages.stage import METRIC, Stage
 
 if TYPE_CHECKING:
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.build_request import typical_shapes
 from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Pt2Source, sha256_of_pt2
-from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings, typical_shapes
+from trtpipe.config.stage_settings import ExportStageSettings, TorchExportSettings
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.exporter.process import call_on
 from trtpipe.exporter.request import MODEL, ExportReply, FoldRequest, OnnxRequest, TorchRequest
@@ -23,9 +24,9 @@ from trtpipe.stages.stage import SOURCE, Noting, Stage
 
 if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
     from trtpipe.config.source import Source
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
     from trtpipe.autocast.tensor_ranges import TensorRanges
     from trtpipe.calibration.corrections import Fallback
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.passes.decisions import NodeDecision
     from trtpipe.passes.graph_pass import GraphPass
     from trtpipe.progress import Progress

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.gpu import gpus
-from trtpipe.config.stage_settings import MeasureSettings, NotNeeded, typical_shapes
+from trtpipe.config.build_request import NotNeeded, typical_shapes
+from trtpipe.config.stage_settings import MeasureSettings
 from trtpipe.config.toolchain import machine
 from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import StageError
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trtpipe.backends.base import OpenRunner
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.latency.feeds import InputSource
     from trtpipe.latency.reports import Latency
     from trtpipe.progress import Progress

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from trtpipe.artifact import Draft
 from trtpipe.autocast.half_precision import TENSOR_RANGES
 from trtpipe.backends.base import load_backend
-from trtpipe.config.stage_settings import NotNeeded, ObserveSettings
+from trtpipe.config.build_request import NotNeeded
+from trtpipe.config.stage_settings import ObserveSettings
 from trtpipe.data.dataset import unbatched
 from trtpipe.data.selection import drawn_samples
 from trtpipe.errors import InputError
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Artifact
     from trtpipe.autocast.tensor_ranges import TensorRanges
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.data.sample import Dataset
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.stage_settings import NotNeeded, ObserveSettings, ShardSettings
+from trtpipe.config.build_request import NotNeeded
+from trtpipe.config.stage_settings import ObserveSettings, ShardSettings
 from trtpipe.errors import InputError, InternalError
 from trtpipe.reference.reference_outputs import opened
 from trtpipe.stages.observe import OBSERVED, STATISTICS, Observe, kept_outputs, observed_tensors, showing
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Artifact, Feed
     from trtpipe.calibration.statistics import Statistics
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.data.dataset import Dataset
     from trtpipe.data.sample import Sample
     from trtpipe.progress import Progress

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft, Observed, Record
+from trtpipe.config.build_request import NotNeeded, synthetic_shapes
 from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.source import FactorySource, ModuleSource, Pt2Source
-from trtpipe.config.stage_settings import NotNeeded, ReferenceSettings, synthetic_shapes
+from trtpipe.config.stage_settings import ReferenceSettings
 from trtpipe.errors import InputError, InternalError
 from trtpipe.exporter.process import call_on
 from trtpipe.exporter.request import ExportReply
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.artifact import Feed
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
+from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.formats import FP16
-from trtpipe.config.stage_settings import NotNeeded, SensitivitySettings, trial_settings
+from trtpipe.config.stage_settings import SensitivitySettings, trial_settings
 from trtpipe.errors import InputError, StageError
 from trtpipe.reference.reference_outputs import exact_outputs
 from trtpipe.stages.stage import Stage
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.artifact import Feed
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs
 

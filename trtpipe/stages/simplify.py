@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.artifact import Draft
 from trtpipe.backends.base import load_backend
-from trtpipe.config.stage_settings import SimplifySettings, typical_shapes
+from trtpipe.config.build_request import typical_shapes
+from trtpipe.config.stage_settings import SimplifySettings
 from trtpipe.errors import Cancelled, OutOfMemory, OutOfTime, StageError, WorkerError
 from trtpipe.exporter.request import RUN, SIMPLIFIED, SimplifyReply, SimplifyRequest
 from trtpipe.isolation.remote_runner import call_forked
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.profile import OptimizationProfile
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.isolation.worker import Limits
     from trtpipe.progress import Progress
     from trtpipe.stages.stage import Inputs

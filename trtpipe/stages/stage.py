@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trtpipe.artifact import Artifact, Draft, Feed
+    from trtpipe.config.build_request import BuildRequest, NotNeeded
     from trtpipe.config.settings import Settings
     from trtpipe.config.source import Source
-    from trtpipe.config.stage_settings import BuildRequest, NotNeeded
     from trtpipe.config.target import Target
     from trtpipe.data.dataset import Dataset
     from trtpipe.progress import Progress

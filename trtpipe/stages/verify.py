@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from trtpipe.accuracy.verdict import PYTORCH, with_verdict
 from trtpipe.artifact import Draft, Observed
 from trtpipe.backends.base import load_backend
+from trtpipe.config.build_request import synthetic_shapes
 from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
-from trtpipe.config.stage_settings import MetricSettings, VerifySettings, synthetic_shapes
+from trtpipe.config.stage_settings import MetricSettings, VerifySettings
 from trtpipe.config.target import find_target
 from trtpipe.data.input_checks import are_pixels
 from trtpipe.data.selection import Spread
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from trtpipe.accuracy.recording import Recording
     from trtpipe.accuracy.reports import Comparison, MetricValue, Overflow, ParityReport
     from trtpipe.artifact import Artifact
+    from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.formats import Format
     from trtpipe.config.recipe import EvaluationSettings
     from trtpipe.config.settings import Settings
-    from trtpipe.config.stage_settings import BuildRequest
     from trtpipe.data.dataset import Dataset
     from trtpipe.data.sample import Sample
     from trtpipe.isolation.reducer import Runner
