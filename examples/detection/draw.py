@@ -1,7 +1,7 @@
 """Find the digits in pictures, and draw them: ``python draw.py PACKAGE OUT``.
 
-Pictures of test scenes, 240x180 pixels, are written to ``OUT/<n>.png``. The package scales each into its letterbox; boxes
-are scaled back and drawn into ``OUT/<n>-found.png``.
+Pictures of test scenes, 240x180 pixels, are written to ``OUT/<n>.png``. The package scales each into its letterbox; the
+boxes are scaled back and drawn into ``OUT/<n>-found.png``.
 """
 
 from __future__ import annotations
