@@ -97,7 +97,7 @@ class TestRecipes:
 
 
 #: Examples whose commands have tests of their own in tests/examples.
-RUN = {"deploy", "imagefolder", "jetson", "regression-ci", "triton"}
+RUN = {"deploy", "detection", "imagefolder", "jetson", "regression-ci", "triton"}
 
 
 class TestReadmes:

@@ -179,8 +179,8 @@ class AccuracyGate(UserRecord):
     Attributes:
         max_drop: by how much the task metric may be worse than the reference's.
         min_metric: metric -> its least value; of an error, its largest.
-        min_coverage: share of the multiply-accumulates of quantizable nodes that stay in 8 bits, even if outputs are
-            not within tolerance.
+        min_coverage: share of the multiply-accumulates of quantizable nodes that remain quantized to 8 bits, even if
+            outputs are not within tolerance.
         samples: how many samples outputs are compared on at most, evenly spread over the data, where no metric asks for
             all. 16 tell noise to about 1 dB where it differs by a factor of two among samples; calibration leaves 2 dB.
     """

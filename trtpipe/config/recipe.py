@@ -44,6 +44,7 @@ class ImageSettings(UserRecord):
         fill: value of the pixels that letterbox and pad add, 0 to 255.
         channels: channel order of the tensor; ``L`` is one luma channel (ITU-R BT.601, as Pillow's ``convert("L")``).
         layout: order of the axes behind the batch axis.
+        interpolation: how pixels are resampled.
         mean, std: per channel, in units of the 0..1 scale.
     """
 
@@ -194,7 +195,7 @@ class CalibrationRecipe(UserRecord):
         weights: per-channel weight range: ``max`` or ``mse``.
         corrections: ``auto``: SmoothQuant and bias correction where they reduce the output's error on real samples;
             ``none`` leaves the model as it is.
-        classes: names of the model's classes, for both kinds of data; see ``DataSettings``.
+        classes: names of the model's classes, for both kinds of data, as in ``[data]``.
         data: the calibration samples.
         evaluation: held-out samples for accuracy; parity is checked on them too.
     """
