@@ -94,6 +94,9 @@ class TestPerFeed:
         ("body", "complaint"),
         [
             ("return ['a']", "not numbers"),
+            ("return '1.0'", "str, not numbers"),
+            ("return np.array([b'1'])", "not numbers"),
+            ("return np.ones(1, complex)", "not numbers"),
             ("return np.nan", "NaN"),
             ("return 1e39", "beyond 3e38"),
             ("1 / 0", "ZeroDivisionError"),

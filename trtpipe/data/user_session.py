@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = "tuple[list[ArrayRef], ...]"
 #: Numbers by name that an evaluation may give.
 _MOST_NAMES = 1000
+#: Kinds of arrays that numpy would make numbers of all the same: texts, bytes, dates, complex numbers.
+_NO_NUMBERS = "USMmc"
 _METRIC = "run the function by itself and fix it"
 _END = object()
 
@@ -172,6 +174,8 @@ class _Session:
 
     def _numbers(self, found: Any, most: int, otherwise: str) -> np.ndarray:
         try:
+            if asarray(found).dtype.kind in _NO_NUMBERS:
+                raise TypeError
             values = np.atleast_1d(asarray(found, float64)).ravel()
         except (TypeError, ValueError):
             raise InputError(f"{self._source} returned {otherwise}", _METRIC) from None
