@@ -32,6 +32,7 @@ EXTRAS = (
     "trust",
     "pkcs11",
     "examples",
+    "docs",
     "dev",
 )
 _HEADER = "# Written by tools/make_lock.py (`make lock`): change {source} instead.\n\n"
