@@ -128,7 +128,7 @@ class TestGates:
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         assert re.search(r"verify .* FAILED lowered: output 'y' differs from model", result.stdout)
         verdict, place, following = result.stdout.splitlines()[-3:]
-        assert verdict.startswith("FAILED on the lowered graph (onnxruntime, CPU, 16 of 128 samples); engine not executed; ")
+        assert verdict.startswith("FAILED on the lowered graph (onnxruntime, CPU, 16 of 128 samples); engine not exec")
         assert "accuracy gate failed, first in lower" in verdict
         assert place == f"result: {out}.rejected"
         assert following == f"next:   trtpipe inspect {out}.rejected/parity.json"
