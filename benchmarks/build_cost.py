@@ -140,10 +140,16 @@ def main() -> None:
             write_data(folder / f"{kind}.npz", kind, arguments.samples)
         data = folder / f"{BUILDS[arguments.builds[0]][1]}.npz"
         measure = [sys.executable, __file__, "--plain", model, data]
-        costs, alone = [], []
-        for name in arguments.builds:  # in turns: no machine is quiet
-            alone.append(float(subprocess.run(measure, check=True, stdout=subprocess.PIPE, text=True).stdout))
+
+        def measured() -> float:
+            return float(subprocess.run(measure, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+        costs, alone, before = [], [], measured()
+        for name in arguments.builds:  # plain inference before and after each: no machine is quiet
             costs.append(build(name, model, folder))
+            after = measured()
+            alone.append((before + after) / 2)
+            before = after
             show(costs[-1], alone[-1])
     if arguments.out:
         rows = [

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from models import branches, conv_net, looped, model, normal, run, statistics_reduction, with_outputs
+from models import branches, conv_net, looped, model, normal, run, with_outputs
 
 from trtpipe.autocast.range_probes import add_probes
-from trtpipe.autocast.tensor_ranges import TensorRangeReducer
+from trtpipe.autocast.tensor_ranges import TensorRangeBuilder
 from trtpipe.passes.expose import expose
 from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.infer_types import InferTypes
@@ -21,10 +21,10 @@ def measured(proto: onnx.ModelProto, *feeds: dict[str, np.ndarray]):
     probes = add_probes(loaded)
     expose(loaded, tuple(probes))
     probed = ir.serde.serialize_model(loaded)
-    reducer = TensorRangeReducer(statistics_reduction(lambda feed: run(probed, feed), ()), probes)
+    builder = TensorRangeBuilder(probes)
     for feed in feeds:
-        reducer.run(feed)
-    return reducer.finish(len(feeds))
+        builder.add(run(probed, feed))
+    return builder.finish(len(feeds))
 
 
 def test_extremes_over_all_feeds():

@@ -39,7 +39,7 @@ class TestResult:
         assert re.search(r"verify +parity\.json .* cached +PASSED ", result.stdout)
         assert re.search(r"measure .*skipped +not measured here", result.stdout)
         verdict, place, following = result.stdout.splitlines()[-3:]
-        assert verdict == "PASSED on the lowered graph (onnxruntime, CPU, 128 samples); engine not executed"
+        assert verdict == "PASSED on the lowered graph (onnxruntime, CPU, 16 of 128 samples); engine not executed"
         assert place == f"result: {bundle}"
         assert following == f"next:   trtpipe inspect {bundle}/manifest.json"
         assert trtpipe.inspect(bundle).kind == "manifest"
@@ -129,7 +129,7 @@ class TestGates:
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         assert re.search(r"verify .* FAILED lowered: output 'y' differs from model", result.stdout)
         verdict, place, following = result.stdout.splitlines()[-3:]
-        assert verdict.startswith("FAILED on the lowered graph (onnxruntime, CPU, 128 samples); engine not executed; ")
+        assert verdict.startswith("FAILED on the lowered graph (onnxruntime, CPU, 16 of 128 samples); engine not exec")
         assert "accuracy gate failed, first in lower" in verdict
         assert place == f"result: {out}.rejected"
         assert following == f"next:   trtpipe inspect {out}.rejected/parity.json"

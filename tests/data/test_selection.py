@@ -9,7 +9,7 @@ import pytest
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.recipe import DataSettings
 from trtpipe.data.dataset import open_dataset, unbatched
-from trtpipe.data.selection import Spread, sample_feeds, select, subsample_feeds
+from trtpipe.data.selection import Spread, drawn_samples, sample_feeds, select, subsample_feeds
 from trtpipe.data.synthetic import RandomDataset
 from trtpipe.errors import InputError
 
@@ -157,6 +157,18 @@ class TestSpread:
         spread = Spread(data(), 3, lambda first: not asked.append(first))
         assert len(list(spread)) == 20
         assert len(asked) == 1
+
+
+def test_drawn_samples_do_not_depend_on_the_order(tmp_path: Path) -> None:
+    x = np.arange(30, dtype=np.float32)[:, None]
+    contract = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=("n", 1)),), outputs=())
+    found = []
+    for number, order in enumerate((x, x[::-1])):
+        np.save(tmp_path / f"{number}.npy", order)
+        dataset = open_dataset(DataSettings(source=str(tmp_path / f"{number}.npy")), contract)
+        found.append(sorted(float(sample.feed["x"][0, 0]) for sample in drawn_samples(dataset, 6)))
+    assert found[0] == found[1] != [0, 1, 2, 3, 4, 5]
+    assert len(found[0]) == 6
 
 
 class Unsized:

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -377,3 +378,21 @@ def test_the_file_is_what_onnx_ir_would_write(tmp_path: Path, name: str) -> None
     ir.save(loaded, tmp_path / "theirs.onnx")
     assert (tmp_path / "ours.onnx").read_bytes() == (tmp_path / "theirs.onnx").read_bytes()
     assert [value.const_value for value in loaded.graph.initializers.values()] == weights
+
+
+def test_graphs_share_weights_that_lie_beside_them(tmp_path: Path) -> None:
+    proto, feed = model(PRODUCT, w=normal(64, 64)), normal(2, 64)
+    (tmp_path / "given").mkdir()
+    shared = onnx_io.with_shared_weights(save(proto, tmp_path / "given" / "m.onnx"), tmp_path)
+    content = (tmp_path / "shared.data").read_bytes()
+    assert len(content) >= 64 * 64 * 4
+    loaded = load_model(shared)
+    assert onnx_io.save_sharing(loaded, tmp_path / "again.onnx") == ("again.onnx",)
+    assert (tmp_path / "again.onnx").stat().st_size < 4096
+    assert (tmp_path / "shared.data").read_bytes() == content
+    elsewhere = tmp_path / "given" / "whole.onnx"  # no file of weights lies beside it
+    onnx_io.save_sharing(loaded, elsewhere)
+    wanted = run(proto, {"x": feed})["y"]
+    for path in (tmp_path / "again.onnx", elsewhere):
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(session.run(None, {"x": feed})[0], wanted, rtol=1e-5, atol=1e-5)

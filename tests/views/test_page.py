@@ -98,7 +98,7 @@ def test_the_page_tells_of_every_part_of_the_build(build: Path) -> None:
     assert path == build / "report.html"
     page = Reading(path.read_text(encoding="utf-8"))
     assert not page.open
-    headline = "PASSED on the lowered graph (onnxruntime, CPU, 64 samples); engine not executed"
+    headline = "PASSED on the lowered graph (onnxruntime, CPU, 16 of 64 samples); engine not executed"
     assert f"<title>m.onnx, int8: {headline}</title>" in path.read_text(encoding="utf-8")
     shown = trtpipe.inspect(path)
     assert (shown.kind, shown.contents) == ("HTML report", {"title": f"m.onnx, int8: {headline}"})

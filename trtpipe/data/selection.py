@@ -232,19 +232,20 @@ def sample_feeds(dataset: Dataset, most: int, most_bytes: int) -> list[Feed]:
 
 
 def drawn_samples(dataset: Dataset, most: int) -> Iterator[Sample]:
-    """About as many samples of ``dataset``, which its order does not decide: those with the smallest digests.
+    """So many feeds of ``dataset``, which its order does not decide: those with the smallest digests.
 
     The data set is read twice, so that none of them need be held.
     """
-    everything = RowContents()
+    digests: list[str] = []
     with closing(iter(dataset)) as samples:
-        for sample in samples:
-            everything.add(sample)
-    chosen = frozenset(sorted(everything.rows)[:most])
+        digests.extend(min(RowContents.of(sample).rows) for sample in samples)
+    chosen = frozenset(sorted(range(len(digests)), key=lambda number: (digests[number], number))[:most])
     with closing(iter(dataset)) as samples:
-        for sample in samples:
-            if not chosen.isdisjoint(RowContents.of(sample).rows):
+        for number, sample in enumerate(samples):
+            if number in chosen:
                 yield sample
+            if number == max(chosen):
+                return
 
 
 def _bytes(feeds: list[Feed]) -> int:

@@ -47,7 +47,7 @@ MOST_WORK = 0.1
 #: precision needlessly costs a little time and no accuracy.
 _GAIN_BELOW, _GAIN, _SIGMAS = 6.0, 3.0, 2.0
 #: Runs of the model for all groups together, and feeds for each of them: at least, and at most.
-_RUNS, _FEWEST, _MOST_FEEDS = 256, 2, 16
+_RUNS, _FEWEST, _MOST_FEEDS = 128, 2, 16
 #: Choices of groups that are judged by the gate, at most.
 _EVALUATIONS = 8
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import Artifact
     from trtpipe.autocast.tensor_ranges import TensorRanges
+    from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
     from trtpipe.data.sample import Dataset
@@ -71,39 +72,24 @@ class Observe(Stage[ObserveSettings], Resumable):
     def run(
         self, settings: ObserveSettings, inputs: Inputs, workdir: Path, runtime: Settings, progress: Progress
     ) -> Draft:
-        from trtpipe.calibration.checkpoint import Checkpoints
-        from trtpipe.calibration.collect import collect
         from trtpipe.calibration.statistics import Statistics
-        from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER, StatisticsReducer
         from trtpipe.calibration.statistics_file import save_statistics
-        from trtpipe.passes.clean_up import load_clean
-        from trtpipe.passes.plugins import cut_plugins
 
-        model = load_clean(inputs.path("simplified"))
-        cut_plugins(model)
-        tensors = observed_tensors(model, attention=settings.attention) if settings.ranges else ()
-        dataset, bad = inputs.datasets.get("calibration-data"), settings.skip_bad_samples
-        if dataset is None and (tensors or settings.tensor_ranges):
+        simplified, dataset = inputs.path("simplified"), inputs.datasets.get("calibration-data")
+        if dataset is not None:
+            statistics = _counted(settings, simplified, dataset, workdir, runtime, progress)
+        elif settings.tensor_ranges or (settings.ranges and _observed(simplified, settings)[1]):
             raise InputError(
                 "an 8-bit precision needs calibration data, and none was given",
                 "add --calib-data (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
             )
-        if dataset is None:
+        else:
             statistics = Statistics.empty(())
-        elif tensors:
-            with opened(
-                showing(model, (*tensors, *kept_outputs(model, tensors))), workdir, runtime, OBSERVED
-            ) as runner:
-                del model  # whoever runs it reads the file
-                reduction = runner.reduced(STATISTICS_REDUCER, tensors)
-                statistics = collect(reduction, dataset, tensors, progress, bad, Checkpoints(workdir))
-        else:  # the data is looked at, but the model need not run
-            statistics = collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress, bad)
         save_statistics(statistics, workdir / STATISTICS)
         if dataset is None or not settings.tensor_ranges:
             return Draft("statistics", workdir, (STATISTICS,))
-        extremes = _extremes(inputs.path("simplified"), dataset, workdir, runtime, progress, tolerant=bad > 0)
-        extremes.write(workdir / TENSOR_RANGES)
+        tolerant = settings.skip_bad_samples > 0
+        _extremes(simplified, dataset, workdir, runtime, progress, tolerant=tolerant).write(workdir / TENSOR_RANGES)
         return Draft("statistics", workdir, (STATISTICS, TENSOR_RANGES))
 
     def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
@@ -121,6 +107,36 @@ class Observe(Stage[ObserveSettings], Resumable):
         from trtpipe.calibration.statistics_file import load_statistics
 
         load_statistics(draft.path)
+
+
+def _counted(
+    settings: ObserveSettings, simplified: Path, dataset: Dataset, workdir: Path, runtime: Settings, progress: Progress
+) -> Statistics:
+    """The pass over all samples."""
+    from trtpipe.calibration.checkpoint import Checkpoints
+    from trtpipe.calibration.collect import collect
+    from trtpipe.calibration.statistics_arrays import STATISTICS_REDUCER, StatisticsReducer
+
+    bad = settings.skip_bad_samples
+    model, tensors = _observed(simplified, settings) if settings.ranges else (None, ())
+    if model is not None and tensors:
+        shown = (*tensors, *kept_outputs(model, tensors))
+        with opened(showing(model, shown), workdir, runtime, OBSERVED) as runner:
+            del model  # whoever runs it reads the file
+            reduction = runner.reduced(STATISTICS_REDUCER, tensors)
+            return collect(reduction, dataset, tensors, progress, bad, Checkpoints(workdir))
+    # the data is looked at, but the model need not run
+    return collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress, bad)
+
+
+def _observed(simplified: Path, settings: ObserveSettings) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph, and its tensors that may be quantized."""
+    from trtpipe.passes.clean_up import load_clean
+    from trtpipe.passes.plugins import cut_plugins
+
+    model = load_clean(simplified)
+    cut_plugins(model)
+    return model, observed_tensors(model, attention=settings.attention)
 
 
 def observed_tensors(model: ir.Model, keep: tuple[str, ...] = (), *, attention: bool = False) -> tuple[str, ...]:
