@@ -263,13 +263,13 @@ def _smoothings(
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
     weights = {name: group.weight_maxima() for name, group in groups.items()}
 
+    def factors_of(name: str, group: SmoothGroup, strength: float) -> np.ndarray:
+        seen = maxima.seen[name]
+        factors = smoothing_factors(seen, weights[name], strength)
+        return group.within_limits(np.maximum(factors, maxima.between[name] / trials.largest), seen)
+
     def smoothing(strength: float, some: list[Feed]) -> dict[str, Smoothing]:
-        factors = {
-            name: np.maximum(
-                smoothing_factors(maxima.seen[name], weights[name], strength), maxima.between[name] / trials.largest
-            )
-            for name in groups
-        }
+        factors = {name: factors_of(name, group, strength) for name, group in groups.items()}
         before, after = ({name: TensorStatistics() for name in groups} for _ in range(2))
         for feed in some:
             found = run_known(runner, feed)

@@ -34,7 +34,7 @@ class Calibrate(Stage[CalibrateSettings]):
 
     name = "calibrate"
     produces = "ranges"
-    version = 14
+    version = 15
     packages = ("numpy", "onnx", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
