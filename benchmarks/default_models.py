@@ -226,13 +226,13 @@ def yolox(folder: Path) -> Path:
     return write(folder, module, ["detections"], images[:256], held, truth)
 
 
-def digits(folder: Path, module: nn.Module, epochs: int = 15) -> Path:
+def digits(folder: Path, module: nn.Module, rate: float = 0.008) -> Path:
     """Train a classifier of digits."""
     with np.load(DIGITS, allow_pickle=False) as file:
         images = file["images"][:, None].astype(np.float32) / 16
         labels, split = file["labels"].astype(np.int64), file["split"]
     train(module, torch.from_numpy(images[split == 0]), nn.CrossEntropyLoss(label_smoothing=0.05),
-          (torch.from_numpy(labels[split == 0]),), epochs)  # fmt: skip
+          (torch.from_numpy(labels[split == 0]),), 15, rate)  # fmt: skip
     return write(folder, module, ["logits"], images[split == 0][::5], images[split == 1], labels[split == 1])
 
 
@@ -255,7 +255,7 @@ def lite(folder: Path) -> Path:
 
 def swin(folder: Path) -> Path:
     torch.manual_seed(SEED)
-    return digits(folder, Swin())
+    return digits(folder, Swin(), 0.002)
 
 
 MODELS = {"yolox": yolox, "efficientnet": efficientnet, "lite": lite, "swin": swin}
