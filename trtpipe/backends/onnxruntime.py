@@ -155,7 +155,7 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
     # Graphs run in turn, one sample at a time: waiting threads of one session must not take cores from the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with translate_os_errors(model, f"read {model.name}", elsewhere="use another disk"):
-        options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
+        options.graph_optimization_level = ort.GraphOptimizationLevel(safe_level(model))
         try:
             session = _session(model, options)
         except StageError as error:
@@ -196,7 +196,7 @@ def _session(model: Path, options: ort.SessionOptions, content: bytes | None = N
         ) from error
 
 
-def _safe_level(model: Path) -> int:
+def safe_level(model: Path) -> int:
     """The highest graph optimization level at which onnxruntime is correct for the types in ``model``.
 
     The table of formats tells what goes wrong above it.
