@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.backends.onnxruntime import safe_level
+from trtpipe.backends.optimization_level import safe_level
 from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.config.target import find_target
 from trtpipe.delivery.triton_config import (
