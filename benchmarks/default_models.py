@@ -1,21 +1,28 @@
 """Networks of kinds on which full INT8 falls short by default, trained from seeds in less than a minute each.
 
+    python benchmarks/default_models.py FOLDER [NAME ...]
+    python benchmarks/accuracy.py FOLDER --precisions int8 fp8
+
 - ``yolox``: a detector with SiLU, a cross-stage block with Concat, decoupled branches for boxes, objectness and classes
   that a Concat joins, and a decode behind it (exponential, times stride): one output of [x, y, w, h, object, classes].
 - ``efficientnet``: inverted residuals of pointwise and depthwise convolutions with SiLU, and squeeze-and-excitation.
 - ``lite``: the same without squeeze-and-excitation, and with ReLU6 instead of SiLU, as in EfficientNet-Lite.
 - ``swin``: attention in shifted windows with relative positions, merging of patches, GELU.
 
-Each writes a folder with ``model.onnx``, ``calib.npz`` and ``eval.npz`` (with ``labels``), as ``tuning_models.py``
-does, whose images, objects and training loop they share. Channel ranges are spread before training.
+The networks of ``tuning_models.py``, whose images, objects and training loop these share, come along. Each becomes a
+folder with ``model.onnx``, ``calib.npz``, ``eval.npz`` (with ``labels``) and ``case.py``. Channel ranges are spread
+before training.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+import tuning_models
+from default_cases import CASE
 from torch import Tensor, nn
 from tuning_models import DIGITS, SEED, scenes, train, write
 
@@ -226,13 +233,13 @@ def yolox(folder: Path) -> Path:
     return write(folder, module, ["detections"], images[:256], held, truth)
 
 
-def digits(folder: Path, module: nn.Module, rate: float = 0.008) -> Path:
+def digits(folder: Path, module: nn.Module, epochs: int = 15, rate: float = 0.008) -> Path:
     """Train a classifier of digits."""
     with np.load(DIGITS, allow_pickle=False) as file:
         images = file["images"][:, None].astype(np.float32) / 16
         labels, split = file["labels"].astype(np.int64), file["split"]
     train(module, torch.from_numpy(images[split == 0]), nn.CrossEntropyLoss(label_smoothing=0.05),
-          (torch.from_numpy(labels[split == 0]),), 15, rate)  # fmt: skip
+          (torch.from_numpy(labels[split == 0]),), epochs, rate)  # fmt: skip
     return write(folder, module, ["logits"], images[split == 0][::5], images[split == 1], labels[split == 1])
 
 
@@ -244,18 +251,30 @@ def efficientnet(folder: Path) -> Path:
     return digits(folder, module)
 
 
-def lite(folder: Path) -> Path:
+def lite(folder: Path, epochs: int = 15) -> Path:
     torch.manual_seed(SEED)
     module = Lite()
     for block in module.layers[1:5]:
         spread(block.layers[0][1], [block.layers[1][0]], 1 / 60)
         spread(block.layers[1][1], [block.layers[2][0]], 1 / 20)
-    return digits(folder, module)
+    return digits(folder, module, epochs)
 
 
 def swin(folder: Path) -> Path:
     torch.manual_seed(SEED)
-    return digits(folder, Swin(), 0.002)
+    return digits(folder, Swin(), 30, 0.003)
 
 
-MODELS = {"yolox": yolox, "efficientnet": efficientnet, "lite": lite, "swin": swin}
+MODELS = {**tuning_models.MODELS, "yolox": yolox, "efficientnet": efficientnet, "lite": lite, "swin": swin}
+
+
+def case(name: str, folder: Path) -> Path:
+    """Train a network; the folder that ``accuracy.py`` takes."""
+    made = MODELS[name](folder / name)
+    (made / "case.py").write_text(CASE.format(benchmarks=str(Path(__file__).parent.resolve())))
+    return made
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:] or MODELS:
+        print(case(each, Path(sys.argv[1])), flush=True)
