@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 #: dB by which the noise could fall at most, by a look at a few feeds; less is not worth a trial.
 _LEAST_GAIN = 0.5
-#: Feeds of that look.
-_LOOK = 2
+#: Feeds of that look, and rows of inputs of each.
+_LOOK, _LOOK_ROWS = 2, 64
 #: Rows of inputs for each weight: over all feeds, and of one feed at most, so that sums of products stay below 2**24.
 _ROWS, _FEED_ROWS = 2048, 512
 #: Bytes of moments, and weights in all; layers with the fewest weights to an output come first.
@@ -159,7 +159,7 @@ def find_steps(layers: tuple[Layer, ...], plan: QuantizationPlan, values: Iterat
     """
     look = list(islice(values, _LOOK))
     most = min(max(_ROWS // max(count, 1), 1), _FEED_ROWS)
-    if _possible(layers, plan, look, most) < _LEAST_GAIN:
+    if _possible(layers, plan, look) < _LEAST_GAIN:
         return {}
     moments = {layer.point.result: np.zeros(()) for layer in layers}
     for found in chain(look, values):
@@ -177,29 +177,26 @@ def find_steps(layers: tuple[Layer, ...], plan: QuantizationPlan, values: Iterat
     return steps
 
 
-def _possible(layers: tuple[Layer, ...], plan: QuantizationPlan, look: list[Feed], most: int) -> float:
-    """dB by which the noise would fall if weights were not rounded: of the layers' own outputs, each by itself, as if
-    inputs were uncorrelated.
-    """
-    weights, inputs = 0.0, 0.0
+def _possible(layers: tuple[Layer, ...], plan: QuantizationPlan, look: list[Feed]) -> float:
+    """dB by which the noise would fall if weights were not rounded, by the layers' own outputs, each by itself."""
+    shares = []
     for layer in layers:
-        rows = [layer.rows(found[layer.source], most) for found in look if found[layer.source].size]
+        found = [layer.rows(each[layer.source], _LOOK_ROWS) for each in look if each[layer.source].size]
         limit = plan.limits.get(layer.point.inputs[0])
-        if not rows or not limit:
+        if not found or not limit:
             continue
-        given = np.concatenate(rows, axis=1)
+        rows = np.concatenate(found, axis=1)
         step = safe_scale(np.float32(limit), plan.format.largest, plan.scales)
-        power, lost = (
-            np.square(each, dtype=np.float64).mean(axis=1, keepdims=True)
-            for each in (given, rounded(given, step, plan.format) * step - given)
-        )
         codes, scale = _nearest(layer, plan)
-        error = layer.as_weight(codes.astype(np.float32)) * scale - layer.weight
-        signal = float((np.square(layer.weight, dtype=np.float64) * power).sum())
-        if signal > 0:
-            weights += float((np.square(error, dtype=np.float64) * power).sum()) / signal
-            inputs += float((np.square(layer.weight, dtype=np.float64) * lost).sum()) / signal
-    return 10 * float(np.log10((weights + inputs) / inputs)) if inputs else 0.0
+        weights = _power(rows, layer.as_weight(codes.astype(np.float32)) * scale - layer.weight)
+        inputs = _power(rounded(rows, step, plan.format) * step - rows, layer.weight)
+        shares += [weights / (weights + inputs)] if weights + inputs > 0 else []
+    return -10 * float(np.log10(max(1 - np.mean(shares), 1e-3))) if shares else 0.0
+
+
+def _power(rows: np.ndarray, weight: np.ndarray) -> float:
+    """Of the outputs that rows and a weight make."""
+    return float(np.square(rows @ weight.swapaxes(1, 2), dtype=np.float64).sum())
 
 
 def _nearest(layer: Layer, plan: QuantizationPlan) -> tuple[np.ndarray, np.ndarray]:
