@@ -61,6 +61,8 @@ _GAIN, _CORRECTION_GAIN = 0.5, 0.2
 _COMPENSATION_SIGMAS = 2.0
 #: dB: with this much noise nothing more needs to be kept in higher precision.
 ENOUGH = -30.0
+#: Share of the tolerance; with less of it used, and no more noise than ``ENOUGH``, rounded weights do no harm.
+_AMPLE = 0.25
 #: dB: outputs with less noise than this are not smoothed.
 _QUIET = -40.0
 #: Share of the largest number of a 16-bit format that values may reach when they are smoothed.
@@ -241,7 +243,7 @@ def _compensation(
     trials: TrialRunner, best: Trial, feeds: list[Feed], reference: Reference, found: list[CorrectionTrial]
 ) -> Trial:
     """The better of ``best`` and the same with rounding errors of weights compensated; adds the trial to ``found``."""
-    if len(feeds) < FEWEST:
+    if len(feeds) < FEWEST or (best.noise.mean() <= ENOUGH and best.used <= _AMPLE):
         return best
     rounding = trials.compensation(best.corrections, feeds[::2])
     corrections = best.corrections.model_copy(update={"rounding": rounding})
