@@ -74,11 +74,13 @@ def spread(earlier: nn.Sequential, later: nn.Conv2d, factor: float) -> None:
 torch.set_num_threads(1)  # small layers: threads cost more than they bring, and results do not depend on their number
 
 
-def train(module: nn.Module, images: Tensor, loss: object, targets: tuple[Tensor, ...], epochs: int) -> nn.Module:
+def train(
+    module: nn.Module, images: Tensor, loss: object, targets: tuple[Tensor, ...], epochs: int, rate: float = 0.008
+) -> nn.Module:
     torch.manual_seed(SEED)
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=0.02)
     steps = epochs * (len(images) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.008, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     module.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(images))[: len(images) // 64 * 64].view(-1, 64):

@@ -38,6 +38,7 @@ def _run(graph: Path, samples: Sequence[Mapping[str, np.ndarray]]) -> list[list[
     """Outputs of every sample, Q/DQ pairs computed as written."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # right for float8 too
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     known = [entry.name for entry in session.get_inputs()]

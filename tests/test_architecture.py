@@ -41,7 +41,7 @@ SHARED_BY_STAGES = {"export", "stage"}
 #: The modules of the back-ends that others may import; and who may import more.
 BACKEND_INTERFACE = {
     *("base", "choice", "compatibility", "device_array", "dlpack", "engine_file", "gpu", "inference", "timing"),
-    "trtexec",
+    *("optimization_level", "trtexec"),
 }
 BACKEND_INTERNALS = {"api.inspection": {"null"}}
 

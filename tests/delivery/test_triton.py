@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 from delivery.repositories import batched, changed, judged, laid_out, packaged, tritonserver
 
@@ -124,6 +125,21 @@ def test_the_client_s_own_parser_reads_every_configuration(kind: str, tmp_path: 
     names = {path.removeprefix(f"{found.name}/") for path in found.files}
     for warmup in read.model_warmup:
         assert {f"warmup/{each.input_data_file}" for each in warmup.inputs.values()} <= names
+
+
+@pytest.mark.parametrize(("element", "wanted"), [("FLOAT8E4M3FN", "level: -1"), ("BFLOAT16", "level: 1"), ("INT8", "")])
+def test_onnxruntime_optimizes_no_further_than_is_correct(element: str, wanted: str, tmp_path: Path) -> None:
+    """Its own default takes float8 Q/DQ pairs for int8 ones, and gives other results without a word."""
+    found, work = packaged(tmp_path), tmp_path / "work"
+    work.mkdir()
+    kind = onnx.TensorProto.DataType.Value(element)
+    dequantize = onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["y"])
+    scale = onnx.numpy_helper.from_array(np.float32(1), "s")
+    graph = onnx.helper.make_graph([dequantize], "g", [], [], [onnx.helper.make_tensor("q", kind, [1], [1.0]), scale])
+    (tmp_path / "lowered.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    text = config(repository(found, TritonSettings(backend="onnxruntime"), work))
+    assert ("optimization { graph { %s } }" % wanted in text) == bool(wanted)  # noqa: UP031
+    assert ("optimization" in text) == bool(wanted)
 
 
 def test_a_batch_axis_is_what_all_inputs_and_outputs_share(tmp_path: Path) -> None:

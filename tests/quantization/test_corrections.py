@@ -36,17 +36,22 @@ def uneven() -> onnx.ModelProto:
     )
 
 
-def shifted() -> onnx.ModelProto:
+def shifted(operator: str = "Conv") -> onnx.ModelProto:
     """Weights whose rounding errors have one sign, read from activations that have one sign."""
     weights = np.full((16, 64, 1, 1), 0.0044, np.float32)
     weights[:, 0] = 1.0  # the scale is 1/127 = 0.0079: 0.0044 becomes 0.0079
     return model(
-        "(float[N,3,8,8] x) => (float[N,20] y) { c = Conv<pads=[1,1,1,1]>(x, a) r = Sigmoid(c) d = Conv(r, b) "
-        "s = Tanh(d) p = GlobalAveragePool(s) f = Flatten(p) y = Gemm(f, w) }",
+        "(float[N,3,8,8] x) => (float[N,20] y) { c = Conv<pads=[1,1,1,1]>(x, a) r = Sigmoid(c) "
+        f"d = {operator}(r, b) s = Tanh(d) p = GlobalAveragePool(s) f = Flatten(p) y = Gemm(f, w) }}",
         a=normal(64, 3, 3, 3, seed=1, scale=0.2),
-        b=weights * 0.2,
+        b=(weights if operator == "Conv" else weights.swapaxes(0, 1)) * 0.2,
         w=normal(16, 20, seed=3),
     )
+
+
+def shifted_up() -> onnx.ModelProto:
+    """The same of a transposed convolution, whose weights are not compensated."""
+    return shifted("ConvTranspose")
 
 
 class Built:
@@ -79,7 +84,7 @@ class Built:
         return float(np.square(found - expected).sum() / np.square(expected).sum())
 
 
-@pytest.mark.parametrize(("make", "correction"), [(uneven, "smooth"), (shifted, "bias")])
+@pytest.mark.parametrize(("make", "correction"), [(uneven, "smooth"), (shifted, "error"), (shifted_up, "bias")])
 def test_ailments_are_repaired(make, correction: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     proto = make()
     data, held = feed_for(proto, seed=1, dim=96), feed_for(proto, seed=2, dim=96)

@@ -96,15 +96,62 @@ def wide_net() -> onnx.ModelProto:
     )
 
 
+def chain(between: str) -> onnx.ModelProto:
+    """A convolution, what is ``between``, and grouped convolutions of 2 and 4 outputs for 4 and 1 inputs of a group."""
+    return model(
+        f"(float[N,3,8,8] x) => (float[N,32,k,k] y) {{ c = Conv<pads=[1,1,1,1]>(x, a, o) {between} "
+        "d = Conv<group=4>(r, b) p = PRelu(d, slope) y = Conv<group=8>(p, e) }",
+        a=normal(16, 3, 3, 3),
+        o=normal(16),
+        slope=normal(8, 1, 1, seed=1),
+        b=normal(8, 4, 3, 3, seed=2),
+        e=normal(32, 1, 1, 1, seed=3),
+        zero=np.float32(0),
+        six=np.float32(6),
+    )
+
+
+BETWEEN = {
+    "PRelu": ("r = PRelu(c, steep)", False),
+    "Relu and pool": ("s = Relu(c) r = MaxPool<kernel_shape=[2,2]>(s)", False),
+    "SiLU": ("s = Sigmoid(c) r = Mul(c, s)", True),
+    "pool of means": ("s = Relu(c) r = AveragePool<kernel_shape=[2,2]>(s)", None),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_chains_of_grouped_convolutions(name: str) -> None:
+    between, inserted = BETWEEN[name]
+    proto = chain(between)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(normal(16, 1, 1, seed=9), "steep"))
+    rewritten, renamed, _ = smoothed(proto)
+    wanted = {} if inserted is None else {"r": "r_smoothed" if inserted else "r"}
+    assert renamed == {**wanted, "p": "p"}
+    feed = feed_for(proto)
+    np.testing.assert_allclose(run(rewritten, feed)["y"], run(proto, feed)["y"], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("make", [wide_net, conv_net, depthwise, transposed, residual])
 def test_convolutions_compute_what_they_did(make: Callable[[], onnx.ModelProto]) -> None:
     proto = make()
     rewritten, renamed, _ = smoothed(proto)
-    assert all(old == new for old, new in renamed.items()), "no multiplication goes into a convolution"
-    assert {node.op_type for node in rewritten.graph.node} <= {node.op_type for node in proto.graph.node}
+    more = len(rewritten.graph.node) - len(proto.graph.node)
+    assert more == sum(old != new for old, new in renamed.items())
     feed = feed_for(proto)
     for name, value in run(proto, feed).items():
         np.testing.assert_allclose(run(rewritten, feed)[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_residual_sum_stays_quantized() -> None:
+    """A multiplication behind it would come between the sum and those who read it in 8 bits."""
+    proto = model(
+        "(float[N,3,8,8] x) => (float[N,16,8,8] y) { c = Conv(x, a) r = Relu(c) d = Conv<pads=[1,1,1,1]>(r, b) "
+        "s = Add(d, r) t = Relu(s) y = Conv<pads=[1,1,1,1]>(t, b) }",
+        a=normal(16, 3, 1, 1),
+        b=normal(16, 16, 3, 3, seed=1),
+    )
+    _, _, groups = smoothed(proto)
+    assert not groups
 
 
 def test_a_chain_of_convolutions_folds() -> None:
@@ -115,8 +162,8 @@ def test_a_chain_of_convolutions_folds() -> None:
 @pytest.mark.parametrize(
     "graph",
     [
-        "c = Conv<pads=[1,1,1,1]>(x, a) r = Sigmoid(c) y = Conv<pads=[1,1,1,1]>(r, b)",  # f(c x) is not c f(x)
-        "c = Conv<pads=[1,1,1,1]>(x, a) y = Conv<pads=[1,1,1,1],group=2>(c, half)",  # two channels in one product
+        "c = Conv<pads=[1,1,1,1]>(x, a) r = InstanceNormalization(c, one, nil) y = Conv<pads=[1,1,1,1]>(r, b)",
+        "c = Conv<pads=[1,1,1,1]>(x, a) r = Conv<pads=[1,1,1,1]>(c, b) y = Add(c, r)",  # another reader
     ],
 )
 def test_what_cannot_be_folded_stays(graph: str) -> None:
@@ -124,11 +171,55 @@ def test_what_cannot_be_folded_stays(graph: str) -> None:
         f"(float[1,16,6,6] x) => (float[1,16,6,6] y) {{ {graph} }}",
         a=normal(16, 16, 3, 3),
         b=normal(16, 16, 3, 3, seed=1),
-        half=normal(16, 8, 3, 3, seed=2),
+        one=np.ones(16, np.float32),
+        nil=np.zeros(16, np.float32),
     )
     _, renamed, groups = smoothed(proto)
     assert not renamed
     assert not groups
+
+
+def clipped(clip: str) -> tuple[onnx.ModelProto, ir.Model]:
+    """A convolution, a Clip, and one that reads it: as a file, and in the plain form."""
+    proto = chain(f"r = {clip}")
+    for name, value in (("low", -2), ("high", 3), ("odd", 1)):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+    loaded = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto))
+    clean_up(loaded)
+    return proto, loaded
+
+
+def test_a_clip_goes_on_doing_what_it_did() -> None:
+    proto, loaded = clipped("Clip(c, zero, six)")
+    feed = {name: value * np.float32(0.3) for name, value in feed_for(proto).items()}
+    before = run(with_outputs(proto, ["r", "y"]), feed)
+    seen = before["r"].max(axis=(0, 2, 3))
+    assert seen.min() < 6 == seen.max(), "the Clip has to saturate some channels only"
+    points = plan(loaded, settings()).points
+    group = next(each for each in smooth_groups(loaded, points) if each.name == "r")
+    factors = group.within_limits(np.exp(normal(16, seed=7)), seen)
+    assert (factors[seen == 6] == 1).all()
+    assert factors.min() < 0.9
+    run_passes(loaded, [Smooth({"r": smoothing(factors, inserted=False)}, points)])
+    after = run(with_outputs(ir.serde.serialize_model(loaded), ["r", "y"]), feed)
+    np.testing.assert_allclose(after["r"] * factors.reshape(-1, 1, 1), before["r"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after["y"], before["y"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("clip", "limit"),
+    [
+        ("Clip(c, zero, six)", 6),
+        ("Clip(c, zero)", np.inf),
+        ("Clip(c, low, high)", 2),
+        ("Clip(c, odd, six)", None),  # it makes 1 of 0
+    ],
+)
+def test_limits_of_clips(clip: str, limit: float | None) -> None:
+    _, loaded = clipped(clip)
+    found = {group.name: group.fold for group in smooth_groups(loaded, plan(loaded, settings()).points)}
+    fold = found["r"]
+    assert (None if fold is None else fold.limit) == limit
 
 
 def test_factors_even_out_and_keep_the_largest_magnitude() -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import math
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
 from trtpipe.backends.base import Backend, EngineRequest, OpenRunner, Refusal
-from trtpipe.backends.target_support import graphs_in
-from trtpipe.config.formats import FORMATS, FP32
+from trtpipe.backends.optimization_level import safe_level
+from trtpipe.config.formats import FORMATS
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
@@ -24,7 +24,6 @@ from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
 from trtpipe.isolation.reducer import LocalReduction, load_reducer
 from trtpipe.isolation.remote_runner import Opener, open_remote, open_remote_in_turn, prestart
-from trtpipe.preflight.wire import read_without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +154,7 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
     # Graphs run in turn, one sample at a time: waiting threads of one session must not take cores from the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with translate_os_errors(model, f"read {model.name}", elsewhere="use another disk"):
-        options.graph_optimization_level = ort.GraphOptimizationLevel(_safe_level(model))
+        options.graph_optimization_level = ort.GraphOptimizationLevel(safe_level(model))
         try:
             session = _session(model, options)
         except StageError as error:
@@ -194,25 +193,6 @@ def _session(model: Path, options: ort.SessionOptions, content: bytes | None = N
             f"{model.name}: onnxruntime cannot load the model: {_first_line(error)}",
             "check the node named above; operators outside ONNX's standard set cannot be verified here",
         ) from error
-
-
-def _safe_level(model: Path) -> int:
-    """The highest graph optimization level at which onnxruntime is correct for the types in ``model``.
-
-    The table of formats tells what goes wrong above it.
-    """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    proto = onnx.ModelProto()
-    with suppress(ValueError, DecodeError):  # onnxruntime reports what is wrong with it
-        proto.ParseFromString(read_without_weights(model))
-    types: set[int] = set()  # of the constants
-    for graph in graphs_in(proto.graph):
-        types.update(tensor.data_type for tensor in graph.initializer)
-        types.update(each.t.data_type for node in graph.node for each in node.attribute if each.HasField("t"))
-    codes = onnx.TensorProto.DataType
-    return min(form.cpu_level for form in FORMATS if form is FP32 or codes.Value(form.onnx) in types)
 
 
 def _first_line(error: Exception) -> str:

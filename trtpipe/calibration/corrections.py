@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from base64 import b64decode, b64encode
 from binascii import Error as NoBase64
 from typing import Annotated
@@ -12,13 +13,24 @@ from pydantic import AfterValidator, Field
 from trtpipe.artifact import Record
 
 _WORD = np.dtype("<f4")
+#: Of steps between values of a format.
+STEP = np.dtype("i1")
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except NoBase64 as error:
+        raise ValueError("it is not base64") from error
+
+
+def _compressed(text: str) -> str:
+    _decoded(text)
+    return text
 
 
 def _readable(text: str) -> str:
-    try:
-        data = b64decode(text, validate=True)
-    except NoBase64 as error:
-        raise ValueError("it is not base64") from error
+    data = _decoded(text)
     if len(data) % _WORD.itemsize or not np.isfinite(np.frombuffer(data, _WORD)).all():
         raise ValueError("it must hold finite float32 numbers")
     return text
@@ -26,6 +38,10 @@ def _readable(text: str) -> str:
 
 #: float32 numbers in base64, little-endian: exact, and an eighth of the size of a list.
 Vector = Annotated[str, AfterValidator(_readable)]
+
+
+#: Small integers, a byte each, compressed by zlib, in base64: most of them are 0 or 1.
+Steps = Annotated[str, AfterValidator(_compressed)]
 
 
 class CorrectionTrial(Record):
@@ -77,6 +93,8 @@ class Corrections(Record):
 
     Attributes:
         smoothing: activation -> its SmoothQuant factors.
+        rounding: output of a Conv, Gemm or MatMul -> by how many values of the format each of its weights lies above
+            the nearest.
         biases: output of a Conv or Gemm -> what to add to its bias.
         kept: node kept in higher precision -> why, and how much output noise that saves.
         fallback: how much that is; ``None`` where nothing is kept, or needs to be.
@@ -84,6 +102,7 @@ class Corrections(Record):
     """
 
     smoothing: dict[str, Smoothing] = {}
+    rounding: dict[str, Steps] = {}
     biases: dict[str, Vector] = {}
     kept: dict[str, str] = {}
     fallback: Fallback | None = None
@@ -108,3 +127,17 @@ def packed(vector: np.ndarray) -> Vector:
 def unpacked(text: Vector) -> np.ndarray:
     """A vector of the record as a float32 array."""
     return np.frombuffer(b64decode(text), _WORD).astype(np.float32)
+
+
+def packed_steps(steps: np.ndarray) -> Steps:
+    """Steps in the form of the record."""
+    return b64encode(zlib.compress(steps.astype(STEP).tobytes(), 9)).decode()
+
+
+def unpacked_steps(text: Steps, count: int) -> np.ndarray | None:
+    """A byte each, signed; ``None`` where the record holds another number of them."""
+    try:
+        data = zlib.decompressobj().decompress(b64decode(text), count + 1)  # never more, whatever it claims
+    except zlib.error:
+        return None
+    return np.frombuffer(data, STEP) if len(data) == count else None

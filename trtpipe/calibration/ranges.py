@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -58,6 +58,8 @@ class Ranges(Record):
         corrections: PTQ corrections; empty if none was found, or looked for.
         corrections_failed: why looking for them failed; empty where it did not.
     """
+
+    SCHEMA: ClassVar[int] = 3
 
     method: Method
     percentile: float | None = None

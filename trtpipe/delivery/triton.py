@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.backends.optimization_level import safe_level
 from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.config.target import find_target
 from trtpipe.delivery.triton_config import (
@@ -76,6 +77,7 @@ class _Served:
     of_capability: Mapping[str, str]
     profiles: tuple[Mapping[str, Range], ...]
     notes: tuple[str, ...] = ()
+    level: int = 99
 
 
 def repository(
@@ -116,6 +118,7 @@ def repository(
         of_capability=served.of_capability,
         warmup=warmup,
         profiles=max(len(served.profiles), 1),
+        level=served.level,
     )
     awaited = profiles is not None and settings.backend == "tensorrt"
     sizes = {name: path.stat().st_size for name, path in {**served.files, **labels, **values}.items()}
@@ -262,7 +265,7 @@ def _graph(assembly: Assembly, folder: Path) -> _Served:
     said = f"{GRAPH.partition('.')[0]}: {note}, as for the reference outputs" if note else ""
     if not data.is_file():
         files = {GRAPH: next(iter(files.values()))}
-    return _Served(files, next(iter(files)), {}, profiles, (said,) if said else ())
+    return _Served(files, next(iter(files)), {}, profiles, (said,) if said else (), safe_level(path))
 
 
 def _group(settings: TritonSettings, profiles: Sequence[Mapping[str, Range]]) -> InstanceGroup:

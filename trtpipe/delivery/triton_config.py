@@ -129,6 +129,7 @@ class ModelConfig:
         file: the model's file in a version's folder; empty: the back-end's default.
         of_capability: compute capability (``8.9``) -> another file, for GPUs that ``file`` is not for.
         profiles: how many optimization profiles the plan has.
+        level: the highest level of graph optimization that onnxruntime may use, 0 to 99.
     """
 
     name: str
@@ -143,6 +144,7 @@ class ModelConfig:
     warmup: tuple[Warmup, ...] = ()
     steps: tuple[Step, ...] = ()
     profiles: int = 1
+    level: int = 99
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -326,6 +328,11 @@ def _of_steps(config: ModelConfig) -> Iterator[tuple[str, str, str]]:
         yield "ensemble_scheduling", "batching and warm-up are set in its models", _RECORD
 
 
+#: Levels of onnxruntime (none, basic, extended) in the words of Triton's back-end, which is at the highest by default.
+_TRITON_LEVELS = {0: 2, 1: -1, 2: 1}
+_ALL_LEVELS = 3
+
+
 def _lines(config: ModelConfig) -> Iterator[str]:
     yield f"name: {_text(config.name)}"
     yield f"backend: {_text(config.backend)}" if config.backend else 'platform: "ensemble"'
@@ -342,6 +349,8 @@ def _lines(config: ModelConfig) -> Iterator[str]:
         yield f"default_model_filename: {_text(config.file)}"
     for capability, name in sorted(config.of_capability.items()):
         yield f"cc_model_filenames {{ key: {_text(capability)} value: {_text(name)} }}"
+    if config.backend == "onnxruntime" and config.level < _ALL_LEVELS:
+        yield f"optimization {{ graph {{ level: {_TRITON_LEVELS[config.level]} }} }}"
     if config.batching is not None:
         sizes, delay = config.batching.preferred, config.batching.delay
         parts = [f"preferred_batch_size: {_list(sizes)}"] if sizes else []

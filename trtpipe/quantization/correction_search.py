@@ -21,10 +21,11 @@ from trtpipe.passes.graph_pass import run_passes
 from trtpipe.passes.logits import show_logits
 from trtpipe.quantization.apply_corrections import apply_corrections
 from trtpipe.quantization.bias_correction import FEWEST, correct_means, correctable, measure_means, typical_correction
+from trtpipe.quantization.error_compensation import compensable, find_steps
 from trtpipe.quantization.output_gate import OutputGate, Reference
 from trtpipe.quantization.output_noise import OutputNoise
 from trtpipe.quantization.qdq import InsertQDQ
-from trtpipe.quantization.range_search import FEED_BYTES, FEEDS, surely_less
+from trtpipe.quantization.range_search import FEED_BYTES, FEEDS, SIGMAS, surely_less
 from trtpipe.quantization.smooth_quant import smooth_groups, smoothing_factors
 from trtpipe.reference.reference_outputs import opened, run_all, run_known
 
@@ -55,8 +56,12 @@ STRENGTHS = (0.65, 0.5, 0.8)
 _NONE = "none"
 #: dB that smoothing must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
+#: Standard errors that error compensation must gain: fewer than others, because the layers' own errors surely fall.
+_COMPENSATION_SIGMAS = 2.0
 #: dB: with this much noise nothing more needs to be kept in higher precision.
 ENOUGH = -30.0
+#: Share of the tolerance; with less of it used, and no more noise than ``ENOUGH``, rounded weights do no harm.
+_AMPLE = 0.25
 #: dB: outputs with less noise than this are not smoothed.
 _QUIET = -40.0
 #: Share of the largest number of a 16-bit format that values may reach when they are smoothed.
@@ -142,9 +147,10 @@ def find_corrections(
     *,
     tolerant: bool,
 ) -> Found:
-    """Try SmoothQuant with several strengths for the whole model, then bias correction on top of the best.
+    """Try SmoothQuant with several strengths for the whole model, then on top of the best error compensation of weights
+    and bias correction.
 
-    Costs 3 to 5.5 runs of the quantized graph and 1.5 to 2.5 of the float32 graph on an eighth of the samples, which
+    Costs 3 to 7 runs of the quantized graph and 1.5 to 3 of the float32 graph on an eighth of the samples, which
     are 8 feeds at least and 32 at most; where smoothing gains, the float32 graph runs on up to 64 for the extremes of
     channels. Which these are does not depend on the order of the data.
 
@@ -181,15 +187,16 @@ def find_corrections(
             run_all(runner, drawn[trial:], tolerant, taken)
 
         found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress, see_more)
-    biases, used = _biases(trials, best, feeds, means, reference, found)
-    return Found(Corrections(smoothing=best.smoothing, biases=biases, trials=tuple(found)), samples, used)
+    best = _compensation(trials, best, feeds, reference, found)
+    best = _biases(trials, best, feeds, means, reference, found)
+    return Found(best.corrections.model_copy(update={"trials": tuple(found)}), samples, best.used)
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
     """One quantized graph: its noise, float64[feeds] in dB, and the share of the tolerance that it uses."""
 
-    smoothing: dict[str, Smoothing]
+    corrections: Corrections
     noise: np.ndarray
     used: float
 
@@ -233,6 +240,19 @@ def _best_smoothing(
     return [CorrectionTrial(correction=_NONE, noise=noise, taken=True), *tried], best
 
 
+def _compensation(
+    trials: TrialRunner, best: Trial, feeds: list[Feed], reference: Reference, found: list[CorrectionTrial]
+) -> Trial:
+    """The better of ``best`` and the same with rounding errors of weights compensated; adds the trial to ``found``."""
+    if len(feeds) < FEWEST or (best.noise.mean() <= ENOUGH and best.used <= _AMPLE):
+        return best
+    rounding = trials.compensation(best.corrections, feeds[::2])
+    corrections = best.corrections.model_copy(update={"rounding": rounding})
+    if not rounding:
+        return best
+    return _better(trials, best, corrections, "error compensation", feeds, reference, found, _COMPENSATION_SIGMAS)
+
+
 def _biases(
     trials: TrialRunner,
     best: Trial,
@@ -240,26 +260,38 @@ def _biases(
     means: list[Feed],
     reference: Reference,
     found: list[CorrectionTrial],
-) -> tuple[dict[str, str], float]:
-    """Corrections of biases, found on every second feed and evaluated on the others; adds the trial to ``found``.
+) -> Trial:
+    """The better of ``best`` and the same with corrected biases; adds the trial to ``found``.
 
     Args:
         means: of the float32 graph on the feeds, see ``TrialRunner.means``.
-
-    Returns:
-        They, and the share of the tolerance used with them.
     """
     if len(feeds) < FEWEST or not trials.means:
-        return {}, best.used
-    expected = means[: len(feeds)][::2] if not best.smoothing else None
-    wanted = trials.wanted_corrections(Corrections(smoothing=best.smoothing), feeds[::2], expected)
+        return best
+    expected = means[: len(feeds)][::2] if not best.corrections.smoothing else None
+    wanted = trials.wanted_corrections(best.corrections, feeds[::2], expected)
     typical = {node: typical_correction(each) for node, each in wanted.items()}
     biases = {node: packed(bias) for node, bias in typical.items() if bias.any()}
-    trial = trials.run(Corrections(smoothing=best.smoothing, biases=biases), feeds, reference)
+    corrections = best.corrections.model_copy(update={"biases": biases})
+    return _better(trials, best, corrections, "bias correction", feeds, reference, found)
+
+
+def _better(
+    trials: TrialRunner,
+    best: Trial,
+    corrections: Corrections,
+    name: str,
+    feeds: list[Feed],
+    reference: Reference,
+    found: list[CorrectionTrial],
+    sigmas: float = SIGMAS,
+) -> Trial:
+    """The better of ``best`` and one with ``corrections``, which were found on every second feed, on the others."""
+    trial = trials.run(corrections, feeds, reference)
     held = slice(1, None, 2)
-    taken = surely_less(trial.noise[held], best.noise[held], _CORRECTION_GAIN)
-    found.append(CorrectionTrial(correction="bias correction", noise=float(trial.noise.mean()), taken=taken))
-    return (biases, trial.used) if taken else ({}, best.used)
+    taken = surely_less(trial.noise[held], best.noise[held], _CORRECTION_GAIN, sigmas)
+    found.append(CorrectionTrial(correction=name, noise=float(trial.noise.mean()), taken=taken))
+    return trial if taken else best
 
 
 def _smoothings(
@@ -269,13 +301,13 @@ def _smoothings(
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
     weights = {name: group.weight_maxima() for name, group in groups.items()}
 
+    def factors_of(name: str, group: SmoothGroup, strength: float) -> np.ndarray:
+        seen = maxima.seen[name]
+        factors = smoothing_factors(seen, weights[name], strength)
+        return group.within_limits(np.maximum(factors, maxima.between[name] / trials.largest), seen)
+
     def smoothing(strength: float, some: list[Feed]) -> dict[str, Smoothing]:
-        factors = {
-            name: np.maximum(
-                smoothing_factors(maxima.seen[name], weights[name], strength), maxima.between[name] / trials.largest
-            )
-            for name in groups
-        }
+        factors = {name: factors_of(name, group, strength) for name, group in groups.items()}
         before, after = ({name: TensorStatistics() for name in groups} for _ in range(2))
         for feed in some:
             found = run_known(runner, feed)
@@ -348,7 +380,17 @@ class TrialRunner:
         model, _ = self._quantized(corrections)
         show_logits(model, beside=True)
         with self._opened(model) as runner:
-            return Trial(corrections.smoothing, *reference.evaluate(run_known(runner, feed) for feed in feeds))
+            return Trial(corrections, *reference.evaluate(run_known(runner, feed) for feed in feeds))
+
+    def compensation(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, str]:
+        """What compensates the rounding errors of weights, by what the float32 graph computes on some feeds."""
+        model = self._graph.load()
+        plan = apply_corrections(model, self.plan.with_corrections(corrections), biases=False)
+        layers = compensable(model, plan)
+        given = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
+        expose_too(model, [name for name in dict.fromkeys(layer.source for layer in layers) if name not in given])
+        with self._opened(model) as runner:
+            return find_steps(layers, plan, ({**feed, **run_known(runner, feed)} for feed in feeds), len(feeds))
 
     def wanted_corrections(
         self, corrections: Corrections, feeds: list[Feed], expected: list[Feed] | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.calibration.corrections import STEP, unpacked_steps
 from trtpipe.config.formats import FP32
 from trtpipe.errors import StageError
 from trtpipe.passes.constants import add_constant, along, channel_rows, drop_unused_constants
@@ -92,7 +93,7 @@ class _Rewriter:
         if point.weight is None or kernel is None:
             return
         if (kernel, graph, point.axis) not in self._weights:
-            self._weights[kernel, graph, point.axis] = self._weight(graph, kernel, point.axis, node)
+            self._weights[kernel, graph, point.axis] = self._weight(graph, kernel, point, node)
         node.replace_input_with(point.weight, self._weights[kernel, graph, point.axis])
 
     def _activation_pair(self, graph: ir.Graph, value: ir.Value, amax: float) -> ir.Value:
@@ -111,22 +112,32 @@ class _Rewriter:
             graph.insert_before(graph[0], [quantize, dequantize])
         return wide
 
-    def _weight(self, graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
+    def _weight(self, graph: ir.Graph, value: ir.Value, point: QuantPoint, before: ir.Node) -> ir.Value:
         assert value.const_value is not None
-        array = value.const_value.numpy()
-        channels = axis if self._format.granularity == "channel" else None
-        quantized, scale = quantize_weight(array, channels, self._format, self._plan.weights, self._plan.scales)
-        base = f"{value.name}_axis{axis}"
+        quantized, scale = quantized_kernel(self._plan, point, value.const_value.numpy())
+        base = f"{value.name}_axis{point.axis}"
         inputs = [
             add_constant(graph, self._fresh, f"{base}_quantized", quantized),
             add_constant(graph, self._fresh, f"{base}_scale", scale),
             add_constant(graph, self._fresh, f"{base}_zero_point", np.zeros(scale.shape, self._format.dtype)),
         ]
-        attributes = {"axis": axis} if self._format.granularity == "channel" else {}
+        attributes = {"axis": point.axis} if self._format.granularity == "channel" else {}
         whole = ir.val(self._fresh(f"{base}_dequantized"), ir.DataType.FLOAT, value.shape)
         label = self._fresh(f"{base}_dequantize")
         graph.insert_before(before, [ir.node("DequantizeLinear", inputs, attributes, outputs=[whole], name=label)])
         return whole
+
+
+def quantized_kernel(plan: QuantizationPlan, point: QuantPoint, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of a point as the plan writes it, with the steps that make up for rounding, and its scales.
+
+    Args:
+        array: the weight, smoothed as the plan says.
+    """
+    channels = point.axis if plan.format.granularity == "channel" else None
+    quantized, scale = quantize_weight(array, channels, plan.format, plan.weights, plan.scales)
+    steps = unpacked_steps(plan.corrections.rounding.get(point.result, ""), array.size)
+    return (quantized if steps is None else _moved(quantized, steps.reshape(array.shape), plan.format)), scale
 
 
 def quantize_weight(
@@ -154,25 +165,57 @@ def quantize_weight(
     if method == "mse":
         scale = np.concatenate([_least_error(row, limit, form) for row, limit in zip(rows, scale, strict=True)])
     scale = representable(scale, scales)
-    quantized = _steps(array, along(scale, axis, array.ndim), form).astype(form.dtype)
+    quantized = rounded(array, along(scale, axis, array.ndim), form).astype(form.dtype)
     return quantized, scale.reshape(() if axis is None else -1)
 
 
 def _least_error(row: np.ndarray, largest: np.float32, form: Format) -> np.ndarray:
     """float32[1]: the scale of one channel with the least squared error; of equally good ones the largest."""
     scales = largest * _SHARES
-    rounded = (_steps(row, scale, form).astype(form.dtype).astype(np.float64) * float(scale) for scale in scales)
-    errors = [np.sum((row - each) ** 2) for each in rounded]
+    tried = (rounded(row, scale, form).astype(np.float64) * float(scale) for scale in scales)
+    errors = [np.sum((row - each) ** 2) for each in tried]
     best: np.ndarray = np.maximum(scales[[np.argmin(errors)]], np.finfo(np.float32).tiny)
     return best
 
 
-def _steps(array: np.ndarray, scale: np.ndarray | np.float32, form: Format) -> np.ndarray:
-    """``array`` in units of ``scale``, clipped; in whole steps for INT8."""
-    steps: np.ndarray = np.clip(array / scale, -form.largest, form.largest)
-    if form.kind == "integer":
-        np.rint(steps, out=steps)
+def rounded(array: np.ndarray, scale: np.ndarray | np.float32, form: Format) -> np.ndarray:
+    """``array`` in units of ``scale``, clipped and rounded to what ``form`` holds, in the type of ``array / scale``."""
+    units: np.ndarray = np.clip(array / scale, -form.largest, form.largest)
+    held: np.ndarray = np.rint(units) if form.kind == "integer" else units.astype(form.dtype).astype(units.dtype)
+    return held
+
+
+def steps_between(quantized: np.ndarray, wanted: np.ndarray, form: Format) -> np.ndarray:
+    """Bytes: by how many values of the format ``wanted`` lies above; at most 127 either way.
+
+    Args:
+        quantized, wanted: in units of the scale; values of the format.
+    """
+    found = (_ordinals(each.astype(form.dtype), form) for each in (wanted, quantized))
+    steps: np.ndarray = np.clip(np.subtract(*found), -127, 127).astype(STEP)
     return steps
+
+
+def _moved(quantized: np.ndarray, steps: np.ndarray, form: Format) -> np.ndarray:
+    """``quantized`` by so many values of the format further up."""
+    most = int(_ordinals(np.array(form.largest).astype(form.dtype), form))
+    moved = np.clip(_ordinals(quantized, form) + steps, -most, most)
+    if form.kind == "integer":
+        integers: np.ndarray = moved.astype(form.dtype)
+        return integers
+    sign = 1 << (form.bits - 1)
+    values: np.ndarray = np.where(moved < 0, sign - moved, moved).astype(np.uint8).view(form.dtype)
+    return values
+
+
+def _ordinals(quantized: np.ndarray, form: Format) -> np.ndarray:
+    """int32: the place of each value among all of the format, 0 at 0."""
+    if form.kind == "integer":
+        whole: np.ndarray = quantized.astype(np.int32)
+        return whole
+    bits, sign = quantized.view(np.uint8).astype(np.int32), 1 << (form.bits - 1)
+    places: np.ndarray = np.where(bits >= sign, sign - bits, bits)
+    return places
 
 
 def safe_scale(amax: np.ndarray | np.float32, largest: float, scales: Format = FP32) -> np.ndarray:

@@ -49,7 +49,7 @@ _TIE = 1.0
 #: dB: a single tensor's range is changed for no less, ...
 _GAIN = 0.5
 #: ... and only if the noise falls, over the feeds, by so many standard errors: less may be chance.
-_SIGMAS = 3.0
+SIGMAS = 3.0
 #: dB: what a range that clips daringly must gain: two bits, ...
 _DARING_GAIN = 12.0
 #: ... which none can that is not so much smaller.
@@ -163,7 +163,7 @@ def _trials(
                 yield name, rival, _DARING_GAIN if daring else _GAIN
 
 
-def surely_less(noise: np.ndarray, other: np.ndarray, least: float, sigmas: float = _SIGMAS) -> bool:
+def surely_less(noise: np.ndarray, other: np.ndarray, least: float, sigmas: float = SIGMAS) -> bool:
     """Whether ``noise`` is below ``other`` by ``least`` dB, and by ``sigmas`` standard errors over the feeds (a paired
     t test): by more than these differ among themselves.
     """

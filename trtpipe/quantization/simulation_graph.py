@@ -25,7 +25,7 @@ from trtpipe.passes.constants import add_constant
 from trtpipe.passes.graph_pass import FreshNames, bodies_of, node_label
 from trtpipe.quantization.bias_correction import correctable
 from trtpipe.quantization.plan import bound, leaders
-from trtpipe.quantization.qdq import quantize_weight
+from trtpipe.quantization.qdq import quantized_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -217,8 +217,7 @@ def quantized(plan: QuantizationPlan, scales: Mapping[str, ir.Value], shifts: Ma
         kernel = _kernel(point, node)
         if kernel is None or point.weight is None:
             return node.outputs[0]
-        channels = point.axis if form.granularity == "channel" else None
-        weight, steps = quantize_weight(kernel, channels, form, plan.weights, plan.scales)
+        weight, steps = quantized_kernel(plan, point, kernel)
         inputs = [branch.constant(array) for array in (weight, steps, np.zeros(steps.shape, weight.dtype))]
         axis = [ir.AttrInt64("axis", point.axis)] if form.granularity == "channel" else []
         whole = branch.insert(node, "DequantizeLinear", inputs, ir.DataType.FLOAT, *axis)
