@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from hostile.data import arrays, hdf5s, images, tars
-from hostile.models import DANGEROUS, REFUSED, hostile_bytes, hostile_places, plain
+from hostile.models import DANGEROUS, REFUSED, REPAIRED, hostile_bytes, hostile_places, plain
 from hostile.programs import hostile_programs
 from models import model, normal
 
@@ -68,7 +68,7 @@ def _models(folder: Path) -> list[Case]:
         spoil(proto)
         path.write_bytes(proto.SerializeToString())
         if name in REFUSED:
-            cases.append(Case("model", name, _build(path)))
+            cases.append(Case("model", name, _build(path), frozenset({0}) if name in REPAIRED else BAD))
         else:
             cases.append(Case("model that runs", name, ("build", str(path), *REAL), FINE))
     for number, (name, content) in enumerate(hostile_bytes().items()):

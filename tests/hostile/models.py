@@ -300,6 +300,11 @@ REFUSED: dict[str, Spoil] = {
     "no nodes and no outputs": lambda p: (without("node")(p), without("output")(p)),
 }
 
+#: Of these, what import repairs, with a note: it is clear what they compute.
+REPAIRED = frozenset(
+    {"nodes out of order", "an initializer twice", "an input twice", "an output listed twice", "no opset"}
+)
+
 #: Models that are in order as far as can be told without running them; a child has to survive them.
 DANGEROUS: dict[str, Spoil] = {
     "a loop of 2^62 trips": loop(1 << 62),
