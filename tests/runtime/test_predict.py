@@ -95,6 +95,10 @@ def test_outputs_that_are_no_classes_are_described(
     [
         ("missing.npy", None, "missing.npy"),
         ("a.npz", b"no zip", "a.npz"),
+        ("a.npz", b"PK\x03\x04 cut short", "a.npz"),
+        ("a.npz", b"", "a.npz"),
+        ("a.npy", b"", "a.npy"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x76", "a.npy"),
         ("a.png", b"no image", "a.png"),
         ("a.npy", np.zeros((1, 3, 9, 9), np.float32), "'x'"),
         ("a.npy", np.array([{}], object), "a.npy"),
