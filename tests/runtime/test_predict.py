@@ -159,6 +159,9 @@ class TestClasses:
         for shape in ((2, 2, 2), (2, 3), (2, 1)):
             with pytest.raises(InputError, match="x".join(map(str, shape))):
                 best_classes(model, {"y": np.zeros(shape, np.float32)})
+        for outputs in ({}, {"y": [[1.0, 2.0]]}, [1.0, 2.0]):
+            with pytest.raises(InputError, match="outputs: no array for 'y'"):
+                best_classes(model, outputs)  # type: ignore[arg-type]
         for other in (replace(model, classes=()), replace(model, postprocessing=())):
             with pytest.raises(InputError, match="scores of classes"):
                 best_classes(other, {"y": np.zeros((2, 2), np.float32)})
