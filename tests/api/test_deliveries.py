@@ -109,6 +109,15 @@ class TestHandover:
         assert "tensorrt" in done.stderr
         assert "Traceback" not in done.stderr
 
+    def test_without_numpy_it_says_what_is_missing(self, build: Path, tmp_path: Path) -> None:
+        trtpipe.make_package(build, tmp_path / "l4", handover="l4")
+        program = [sys.executable, "-I", "-S", tmp_path / "l4" / "finish.py"]  # -S: no installed packages
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (6, "")
+        error, remedy = done.stderr.splitlines()
+        assert error.startswith("error: numpy cannot be imported")
+        assert remedy.startswith("  try: install it")
+
     def test_a_graph_with_plug_in_nodes_is_handed_over_without_reference_outputs(
         self, world: World, tmp_path: Path
     ) -> None:

@@ -299,6 +299,7 @@ class TestRejectedBuilds:
         ({"samples": "nothing.npz"}, InputError, "nothing.npz"),
         ({"samples": [{"z": np.zeros((1, 3, 8, 8), np.float32)}]}, InputError, "'z'"),
         ({"samples": []}, InputError, "samples"),
+        ({"samples": [{"x": np.zeros((5000, 3, 8, 8), np.float32)}]}, InputError, "sample 0: sm89.plan: input 'x'"),
         ({"samples": {"x": 1}}, InputError, "samples"),
         ({"licenses": ["missing"]}, InputError, "missing"),
         ({"licenses": "missing"}, InputError, "licenses"),
@@ -307,6 +308,20 @@ class TestRejectedBuilds:
         ({"description": trtpipe.ModelDescription(inputs={"z": {}})}, InputError, "'z'"),
         ({"description": 3}, InputError, "description"),
         ({"description": trtpipe.ModelDescription(outputs={"y": {"axis": 2}})}, InputError, "outputs.y.axis"),
+        (
+            {
+                "description": trtpipe.ModelDescription(
+                    classes=list("abcde"), outputs={"y": {"classes": True, "axis": 0}}
+                )
+            },
+            InputError,
+            "axis of the samples",
+        ),
+        (
+            {"description": trtpipe.ModelDescription(outputs={"y": {"activation": "softmax", "axis": -2}})},
+            InputError,
+            "axis of the samples",
+        ),
         (
             {"description": trtpipe.ModelDescription(classes=["a"], outputs={"y": {"classes": True}})},
             InputError,

@@ -41,6 +41,7 @@ def test_a_hand_over_as_json(run: Run, bundle: Path, tmp_path: Path) -> None:
     [
         (("--triton",), "Triton's TensorRT back-end loads none"),
         (("--triton-settings", "missing.toml"), "missing.toml"),
+        (("--handover", ""), "--handover: no target is named"),
         (("--handover", "jetson nano"), "unknown target 'jetson nano'"),
         (("--handover-options", "missing.toml"), "missing.toml"),
     ],

@@ -47,6 +47,8 @@ def package(run: Run, bundle: Path, folder: Path, pair: KeyPair, recipient: str)
     result = run("package", "make", bundle, "-o", folder / "pkg.tar", *words, "--log-file", folder / "log.txt")
     patch.undo()
     assert result.exit_code == 0, result.output
+    # the next command works once FILE is the recipient's
+    assert result.stdout.splitlines()[-1].endswith("pkg.tar --device cpu --identity FILE")
     assert PASSWORD not in result.output + (folder / "log.txt").read_text()
     assert PASSWORD.encode() not in (folder / "pkg.tar").read_bytes()
     return folder / "pkg.tar"

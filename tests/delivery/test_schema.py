@@ -58,6 +58,8 @@ def test_any_value_comes_back(name: str, flag: bool, share: float, size: int) ->
         ({"flag": 1}, "flag"),
         ({"share": True}, "share"),
         ({"share": "1"}, "share"),
+        ({"share": 10**400}, "share"),
+        ({"share": -(10**309)}, "share"),
         ({"inner": {}}, "inner"),
         ({"inner": [{"word": "c"}]}, "inner[0].word"),
         ({"inner": [{"size": [1]}]}, "inner[0].size"),

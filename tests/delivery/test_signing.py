@@ -266,6 +266,12 @@ class TestPrivateKeys:
         (tmp_path / "k.pem").chmod(0o600)
         with pytest.raises(InputError, match=words):
             signed_package(tmp_path, tmp_path / "k.pem")
+        public = ["openssl", "pkey", "-in", str(tmp_path / "k.pem"), "-pubout", "-out", str(tmp_path / "k.pub")]
+        subprocess.run(public, check=True, capture_output=True)
+        (tmp_path / "k.pub").chmod(0o600)
+        with pytest.raises(InputError, match=words) as caught:
+            TrustPolicy.of(key=tmp_path / "k.pub")
+        assert "genpkey" not in caught.value.remedy  # a new key would verify nothing
 
     @pytest.mark.parametrize(
         "content", [b"", b"\xff", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]

@@ -95,6 +95,10 @@ def test_outputs_that_are_no_classes_are_described(
     [
         ("missing.npy", None, "missing.npy"),
         ("a.npz", b"no zip", "a.npz"),
+        ("a.npz", b"PK\x03\x04 cut short", "a.npz"),
+        ("a.npz", b"", "a.npz"),
+        ("a.npy", b"", "a.npy"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x76", "a.npy"),
         ("a.png", b"no image", "a.png"),
         ("a.npy", np.zeros((1, 3, 9, 9), np.float32), "'x'"),
         ("a.npy", np.array([{}], object), "a.npy"),
@@ -155,6 +159,9 @@ class TestClasses:
         for shape in ((2, 2, 2), (2, 3), (2, 1)):
             with pytest.raises(InputError, match="x".join(map(str, shape))):
                 best_classes(model, {"y": np.zeros(shape, np.float32)})
+        for outputs in ({}, {"y": [[1.0, 2.0]]}, [1.0, 2.0]):
+            with pytest.raises(InputError, match="outputs: no array for 'y'"):
+                best_classes(model, outputs)  # type: ignore[arg-type]
         for other in (replace(model, classes=()), replace(model, postprocessing=())):
             with pytest.raises(InputError, match="scores of classes"):
                 best_classes(other, {"y": np.zeros((2, 2), np.float32)})

@@ -260,10 +260,25 @@ def _tested(assembly: Assembly, build: Build, asked: Delivery, work: Path) -> As
 
     samples = asked.samples
     feeds, real = known_feeds(build) if samples is None else (_sampled(build, assembly.model, samples), True)
+    if samples is not None:
+        _require_profiles(assembly.model, feeds)
     reference = write_reference(build, feeds, real=real, folder=work, settings=asked.settings)
     if reference is None:
         return with_note(assembly, "no reference inputs: the graph has plug-ins, which only TensorRT runs")
     return with_reference(assembly, reference, work / REFERENCE)
+
+
+def _require_profiles(model: Model, feeds: Sequence[Feed]) -> None:
+    """Raise InputError unless every plan takes the feeds: else the self-test could never pass."""
+    from trtpipe.runtime.feeds import Feeder
+
+    for plan in model.plans:
+        feeder = Feeder(model, plan.profiles)
+        for index, feed in enumerate(feeds):
+            try:
+                feeder.feed(feed)
+            except InputError as error:
+                raise InputError(f"samples: sample {index}: {plan.file}: {error.message}", error.remedy) from error
 
 
 def _sampled(build: Build, model: Model, samples: DataLike) -> list[Feed]:

@@ -16,7 +16,7 @@ from trtpipe.cli.tables import line, table
 from trtpipe.cli.text import emit
 
 if TYPE_CHECKING:
-    from trtpipe import SelfTest, VerifiedPackage
+    from trtpipe import PackageResult, SelfTest, VerifiedPackage
     from trtpipe.cli.session import Session
     from trtpipe.delivery.attestation import AttestedProvenance
 
@@ -92,9 +92,17 @@ def make(session: Session, build: Path) -> int:
     emit(line(f"packaged {model.name} | {model.precision} | {plans} | {model.verdict.headline}"))
     for note in made.notes:
         emit(line(note))
-    following = ("package", "selftest", str(made.out), "--device", "cpu") if session.package.is_package else ()
-    print_paths([made.out], following)
+    print_paths([made.out], _following(made) if session.package.is_package else ())
     return 0
+
+
+def _following(made: PackageResult) -> tuple[str, ...]:
+    """The command that comes next: the self-test, of a package that can be tested."""
+    model = made.model
+    if model.reference is None:
+        return ("package", "verify", str(made.out))
+    identity = () if model.encryption is None else ("--identity", "FILE")
+    return ("package", "selftest", str(made.out), "--device", "cpu", *identity)
 
 
 @command(

@@ -31,7 +31,7 @@ class PackageWords:
     triton: bool = False
     triton_settings: Path | None = None
     triton_backend: str | None = None
-    handover: str = ""
+    handover: str | None = None
     handover_options: Path | None = None
     key: str | None = None
     certificate: Path | None = None
@@ -41,18 +41,20 @@ class PackageWords:
     @property
     def is_package(self) -> bool:
         """Whether a package is made, and neither a model repository nor a hand-over."""
-        return not (self.triton or self.triton_settings or self.triton_backend or self.handover)
+        return not (self.triton or self.triton_settings or self.triton_backend or self.handover is not None)
 
     def arguments(self) -> PackageArguments:
         """Those of ``trtpipe.make_package``.
 
         Raises:
-            InputError: an option lacks the one that it belongs to.
+            InputError: an option lacks the one that it belongs to, or its value.
         """
+        if self.handover == "":
+            raise InputError("--handover: no target is named", "name one, as in --handover orin")
         return {
             "description": self.description, "samples": self.samples, "licenses": self.licenses,
             "model_card": self.model_card, "allow_failed": self.allow_failed, "python": self.python,
-            "triton": self._served(), "handover": self.handover, "handover_options": self.handover_options,
+            "triton": self._served(), "handover": self.handover or "", "handover_options": self.handover_options,
             "sign": self._signing_key(), "encrypt_to": self.recipients,
         }  # fmt: skip
 

@@ -320,6 +320,12 @@ def _require_classes(spec: TensorSpec, made: Postprocessing, classes: tuple[str,
     if rank is not None and not -rank <= made.axis < rank:
         raise InputError(f"description: outputs.{spec.name}.axis: {made.axis}, of {spec}", "name an axis that is there")
     size = spec.shape[made.axis] if spec.shape else None
+    along_samples = rank is not None and made.axis % max(rank, 1) == 0 and not isinstance(size, int)
+    if along_samples and (made.classes or made.activation == "softmax"):
+        raise InputError(
+            f"description: outputs.{spec.name}.axis: {made.axis}, the axis of the samples, of {spec}",
+            "name the axis of the classes, or leave classes and softmax out for this output",
+        )
     if made.classes and (not classes or (isinstance(size, int) and size != len(classes))):
         raise InputError(
             f"description: outputs.{spec.name}: scores of {len(classes)} classes, and the model gives {spec}",

@@ -171,7 +171,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         raise InputError(
             f"{path}: no public key in PEM form", "write it with openssl pkey -in signing.pem -pubout"
         ) from error
-    return curve_checked(key, str(path))
+    return curve_checked(key, str(path), "give the public key of whom you trust; only such keys sign packages")
 
 
 def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
@@ -192,14 +192,14 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     return found
 
 
-def curve_checked(key: object, where: str) -> ec.EllipticCurvePublicKey:
+def curve_checked(key: object, where: str, remedy: str = f"make one: {_MAKE}") -> ec.EllipticCurvePublicKey:
     """``key``, if it is one on a curve in use.
 
     Raises:
         InputError: it is not.
     """
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-        raise InputError(f"{where}: not {_CURVES}", f"make one: {_MAKE}")
+        raise InputError(f"{where}: not {_CURVES}", remedy)
     return key
 
 

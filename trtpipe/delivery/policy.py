@@ -148,6 +148,10 @@ class TrustPolicy:
         written = read_record(_PolicyFile, content, path, _REMEDY)
         if not written.signers:
             raise InputError(f"{path}: signers: empty, so no signer is trusted", "name a key or a CA under [[signers]]")
+        for where in _empty(content, ""):
+            raise InputError(
+                f"{path}: {where}: empty, so nothing would be asked for", "leave it out to ask for nothing"
+            )
         return cls(
             tuple(_signer(each, path, index) for index, each in enumerate(written.signers)),
             written.require,
@@ -191,6 +195,18 @@ class _PolicyFile:
     signers: tuple[_SignerEntry, ...]
     require: Requirements = Requirements()
     unexpired: bool = False
+
+
+def _empty(value: object, where: str) -> Iterator[str]:
+    """Where a file says nothing in place of leaving it out: it may be what a template made of an unset variable."""
+    if value in ("", []):
+        yield where
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _empty(item, f"{where}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _empty(item, f"{where}[{index}]")
 
 
 def _signer(entry: _SignerEntry, policy: Path, index: int) -> TrustedSigner:

@@ -84,7 +84,9 @@ def write_reference(
         except InputError as error:
             raise StageError(
                 f"the reference outputs cannot be computed: {error.message}",
-                "give real inputs with --samples DATA: seeded random ones may be outside what the model takes",
+                "give samples whose values the model takes"
+                if real
+                else "give real inputs with --samples DATA: seeded random ones may be outside what the model takes",
             ) from error
         device = ", ".join(word for word in (runner.device, note) if word)
     save_reference(folder / REFERENCE, known, outputs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import types
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -100,7 +101,7 @@ def _read(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, dict):
             raise _WrongValue(where, "not an object")
         return {key: _read(get_args(kind)[1], item, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         value = float(value)
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise _WrongValue(where, f"{value!r:.60} is not {_ARTICLES[kind]}")

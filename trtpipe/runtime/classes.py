@@ -39,6 +39,8 @@ def best_classes(model: Model, outputs: Mapping[str, np.ndarray]) -> list[Classi
             f"{model.name}: the package does not say which output holds scores of classes",
             "make it with a description (--describe) that names the classes",
         )
+    if not isinstance(outputs, Mapping) or not isinstance(outputs.get(reading.output), np.ndarray):
+        raise InputError(f"outputs: no array for {reading.output!r}", "give what a call of the model returned")
     scores = activated(outputs[reading.output], reading)
     if scores.ndim != 2 or reading.axis not in (1, -1) or scores.shape[1] != len(model.classes):
         shape = "x".join(map(str, scores.shape))

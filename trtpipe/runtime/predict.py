@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +23,9 @@ import numpy as np
 from trtpipe.errors import InputError, TrtpipeError
 from trtpipe.reference.pytorch_outputs import read_reference
 from trtpipe.runtime import LoadedModel, load
+
+#: What numpy raises for a file that holds no arrays, or is cut short.
+DAMAGED = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,14 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def feeds(model: LoadedModel, files: Sequence[str]) -> Iterator[tuple[str, object]]:
     """A name, and what the model is called with."""
     for file in files:
-        try:
-            if file.endswith(".npz"):
-                with np.load(file, allow_pickle=False) as arrays:
-                    yield file, dict(arrays)
-            else:
-                yield file, np.load(file, allow_pickle=False) if file.endswith(".npy") else file
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file}: no arrays can be read from it: {error}", "give a file of numpy") from error
+        yield file, arrays_in(file) if file.endswith((".npy", ".npz")) else file
     reference = model.model.reference
     if not files and reference is None:
         raise InputError("there are no reference inputs in this package", "name a FILE to run the model on")
@@ -61,6 +59,18 @@ def feeds(model: LoadedModel, files: Sequence[str]) -> Iterator[tuple[str, objec
         known, _ = read_reference(io.BytesIO(model.package.read(reference.file)), Path(reference.file))
         for index, feed in enumerate(known):
             yield f"reference input {index}", feed
+
+
+def arrays_in(file: str) -> object:
+    """The array of an .npy file, or those of an .npz file by their names."""
+    try:
+        with Path(file).open("rb") as stream:
+            if file.endswith(".npy"):
+                return np.load(stream, allow_pickle=False)
+            with np.load(stream, allow_pickle=False) as arrays:
+                return dict(arrays)
+    except DAMAGED as error:
+        raise InputError(f"{file}: no arrays can be read from it: {error}", "give a file of numpy") from error
 
 
 def answers(model: LoadedModel, outputs: dict[str, np.ndarray]) -> Iterator[str]:

@@ -18,6 +18,14 @@ _PARTS = (
     _FOLDER.parents[1] / "reference" / "feed_archive.py",
     *(_FOLDER / f"{name}.py" for name in ("judge", "engine", "build")),
 )
+_NUMPY = "import numpy as np"
+#: numpy comes last, where what is missing can be said. 6: this machine lacks something.
+_CHECKED = f"""
+try:
+    {_NUMPY}
+except ImportError as missing:
+    sys.stderr.write(f"error: numpy cannot be imported: {{missing}}\\n  try: install it for {{sys.executable}}\\n")
+    sys.exit(6)"""
 _START = 'if __name__ == "__main__":\n    sys.exit(main())'
 
 
@@ -47,8 +55,8 @@ def _is_for_type_checkers(node: ast.stmt) -> bool:
 def _header(imports: dict[str, set[str]]) -> str:
     """Import statements, by module ("" for whole modules) the statements that import one name each."""
     imports.get("typing", set()).discard("import TYPE_CHECKING")
-    lines = sorted(imports.pop("", ()))
+    lines = sorted(imports.pop("", set()) - {_NUMPY})
     for module, names in sorted(imports.items(), key=lambda pair: pair[0] == "__future__"):
         listed = ", ".join(sorted(name.removeprefix("import ") for name in names))
         lines = [f"from {module} import {listed}", *lines]
-    return "\n".join(lines)
+    return "\n".join((*lines, _CHECKED))
