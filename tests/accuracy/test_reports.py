@@ -74,5 +74,5 @@ def test_equal_reports_are_equal_files(tmp_path):
 def test_other_schema_versions_are_refused_by_name(tmp_path, edit, field):
     path = tmp_path / "parity.json"
     path.write_text(json.dumps(edit(json.loads(report().to_file()))))
-    with pytest.raises(InputError, match=rf"parity\.json: {field}.*this one reads 3"):
+    with pytest.raises(InputError, match=rf"parity\.json: {field}.*this one reads 4"):
         ParityReport.read(path)

@@ -321,7 +321,7 @@ class TestBaselinesThatDoNotFit:
     def test_files_that_are_none(self, bundle, baseline, tmp_path):
         with pytest.raises(InputError, match="no bundle lies there"):
             trtpipe.check(tmp_path, baseline)
-        with pytest.raises(InputError, match="not a Baseline record"):
+        with pytest.raises(InputError, match="a Baseline record"):
             trtpipe.check(bundle, bundle / "parity.json")
         with pytest.raises(InputError, match="cannot be read"):
             trtpipe.check(bundle, tmp_path / "none.json")

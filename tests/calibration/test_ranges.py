@@ -139,7 +139,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert Ranges.read(tmp_path / "ranges.json") == ranges
     assert (ranges.samples, list(ranges.tensors)) == (5, ["a", "b"])
     text = (tmp_path / "ranges.json").read_text()
-    for old, new in (('"amax": 0.0', '"amax": -1.0'), ('"schema_version": 2', '"schema_version": 1')):
+    for old, new in (('"amax": 0.0', '"amax": -1.0'), ('"schema_version": 3', '"schema_version": 1')):
         assert old in text
         (tmp_path / "bad.json").write_text(text.replace(old, new))
         with pytest.raises(InputError, match=r"bad\.json"):

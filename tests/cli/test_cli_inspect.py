@@ -190,7 +190,7 @@ class TestAltered:
 
     def test_a_report_with_better_figures(self, run: Run, copy: Path) -> None:
         path = copy / "parity.json"
-        path.write_text(path.read_text().replace('"samples": 128', '"samples": 12800'))
+        path.write_text(path.read_text().replace('"samples": 16', '"samples": 1600'))
         self.shown(run, path)
         self.shown(run, copy)
 

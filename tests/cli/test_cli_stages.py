@@ -244,7 +244,7 @@ class TestVerify:
         words = ("verify", bundle / "lowered.onnx", "--reference", bundle / "model.onnx", "--data", data, "--json")
         document = json.loads(run(*words).stdout)
         assert document["parity"]["synthetic"] is False
-        assert document["parity"]["samples"] == 128
+        assert document["parity"]["samples"] == 16
         assert document["out"] is None
 
     @pytest.mark.parametrize("command", ["verify", "measure"])

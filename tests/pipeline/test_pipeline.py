@@ -183,7 +183,7 @@ CHANGES: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "threads": ({"settings": {"threads": 1}}, (MEASURE, BUNDLE), "backend.threads"),  # they decide a latency on the CPU
     "limits of child processes": ({"settings": {"worker_seconds": 77.0, "worker_memory": 10**10}}, (), ""),
     "calibration batch": (
-        {"recipe": {"data": {"batch": 8}}}, (OBSERVE, CALIBRATE, LOWER, BUNDLE), "inputs.calibration-data"
+        {"recipe": {"data": {"batch": 8}}}, (OBSERVE, CALIBRATE, LOWER, VERIFY, BUNDLE), "inputs.calibration-data"
     ),
 }  # fmt: skip
 
