@@ -182,7 +182,8 @@ class AccuracyGate(UserRecord):
         min_coverage: share of the multiply-accumulates of quantizable nodes that remain quantized to 8 bits, even if
             outputs are not within tolerance.
         samples: how many samples outputs are compared on at most, evenly spread over the data, where no metric asks for
-            all. 16 give the noise to about 1 dB where it differs by a factor of two among samples; calibration leaves 2 dB.
+            all. 16 give the noise to about 1 dB where it differs by a factor of two among samples, and calibration
+            leaves 2 dB.
     """
 
     max_drop: Amount = 0.01
