@@ -154,6 +154,20 @@ class TestClasses:
         found = best_classes(model, {"y": np.array([[1.0, 2.0], [4.0, 3.0]], np.float32)})
         assert [(each.name, each.score) for each in found] == [("b", 2.0), ("a", 4.0)]
 
+    def test_one_of_several_outputs_is_named(self) -> None:
+        model = record(postprocessing=(Postprocessing("y", classes=True), Postprocessing("z", classes=True)))
+        outputs = {"y": np.array([[1.0, 2.0]], np.float32), "z": np.array([[4.0, 3.0]], np.float32)}
+        assert [best_classes(model, outputs, name)[0].name for name in ("y", "z")] == ["b", "a"]
+        with pytest.raises(InputError, match="several outputs hold them"):
+            best_classes(model, outputs)
+        with pytest.raises(InputError, match="output 'x' holds none"):
+            best_classes(model, outputs, "x")
+
+    def test_scores_that_are_no_numbers_are_no_answer(self) -> None:
+        model = record(postprocessing=(Postprocessing("y", classes=True),))
+        with pytest.raises(InputError, match="sample 1 has scores that are not numbers"):
+            best_classes(model, {"y": np.array([[1.0, 2.0], [np.nan, 3.0]], np.float32)})
+
     def test_what_holds_none_is_refused(self) -> None:
         model = record(postprocessing=(Postprocessing("y", classes=True),))
         for shape in ((2, 2, 2), (2, 3), (2, 1)):

@@ -27,18 +27,30 @@ class Classified:
     score: float
 
 
-def best_classes(model: Model, outputs: Mapping[str, np.ndarray]) -> list[Classified]:
+def best_classes(model: Model, outputs: Mapping[str, np.ndarray], output: str = "") -> list[Classified]:
     """The best class of every sample.
 
+    Args:
+        output: which output to read; empty where one alone holds scores of classes.
+
     Raises:
-        InputError: the package does not say which output holds scores of classes, or they are not one set a sample.
+        InputError: the package does not say which output holds scores of classes, or several do; scores are not one set
+            a sample, or not numbers.
     """
-    reading = next((each for each in model.postprocessing if each.classes), None)
-    if reading is None or not model.classes:
+    readings = [each for each in model.postprocessing if each.classes]
+    if not readings or not model.classes:
         raise InputError(
             f"{model.name}: the package does not say which output holds scores of classes",
             "make it with a description (--describe) that names the classes",
         )
+    found = [each for each in readings if output in ("", each.output)]
+    if len(found) != 1:
+        names = ", ".join(repr(each.output) for each in readings)
+        asked = f"output {output!r} holds none" if output else "several outputs hold them"
+        raise InputError(
+            f"{model.name}: scores of classes: {asked}", f"name one of {names}: best_classes(outputs, NAME)"
+        )
+    (reading,) = found
     if not isinstance(outputs, Mapping) or not isinstance(outputs.get(reading.output), np.ndarray):
         raise InputError(f"outputs: no array for {reading.output!r}", "give what a call of the model returned")
     scores = activated(outputs[reading.output], reading)
@@ -47,6 +59,11 @@ def best_classes(model: Model, outputs: Mapping[str, np.ndarray]) -> list[Classi
         raise InputError(
             f"output {reading.output!r} has shape {shape}, and not [samples, {len(model.classes)} classes]",
             "read it as it is, or correct the description and make the package again",
+        )
+    if (wrong := np.isnan(scores).any(axis=1)).any():
+        raise InputError(
+            f"output {reading.output!r}: sample {wrong.argmax()} has scores that are not numbers (NaN)",
+            "look at that sample's inputs; NaN or infinity in them gives such scores",
         )
     return [Classified(model.classes[row.argmax()], float(row.max())) for row in scores]
 

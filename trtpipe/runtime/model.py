@@ -91,17 +91,21 @@ class LoadedModel:
         """
         return self._opened().run(self._feeder.feed(given), on_device=True)  # type: ignore[return-value]
 
-    def best_classes(self, outputs: Mapping[str, np.ndarray]) -> list[Classified]:
+    def best_classes(self, outputs: Mapping[str, np.ndarray], output: str = "") -> list[Classified]:
         """The best class of every sample, from what a call gave, as ``model.json`` says that its output is read.
 
+        Args:
+            output: which output to read; empty where one alone holds scores of classes.
+
         Raises:
-            InputError: the package does not say which output holds scores of classes.
+            InputError: the package does not say which output holds scores of classes, several do and none is named, or
+                scores are not numbers.
 
         Example:
             >>> model.best_classes(model(["seven.png"]))  # doctest: +SKIP
             [Classified(name='seven', score=0.97)]
         """
-        return best_classes(self.model, outputs)
+        return best_classes(self.model, outputs, output)
 
     def selftest(self) -> SelfTest:
         """Run the package's reference inputs, and compare with its reference outputs within its tolerances.

@@ -75,9 +75,11 @@ def arrays_in(file: str) -> object:
 
 def answers(model: LoadedModel, outputs: dict[str, np.ndarray]) -> Iterator[str]:
     """The best class of every sample where the package knows classes; else what each output is like."""
-    if model.classes and any(each.classes for each in model.model.postprocessing):
-        for best in model.best_classes(outputs):
-            yield f"{best.name} ({best.score:.3g})"
+    scored = [each.output for each in model.model.postprocessing if each.classes]
+    if model.classes and scored:
+        for name in scored:
+            for best in model.best_classes(outputs, name):
+                yield f"{name}: " * (len(scored) > 1) + f"{best.name} ({best.score:.3g})"
         return
     for tensor in model.outputs:
         value = outputs[tensor.name]
