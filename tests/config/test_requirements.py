@@ -27,6 +27,8 @@ class TestParse:
             ("pkg[a,b] >= 1.0, <3 ; extra == 'x-y'", Requirement("pkg", "1.0", "x-y")),
             ('tomli>=2.0; python_version < "3.0"', None),
             ('later>=2.0; python_version < "99.0"', Requirement("later", "2.0")),
+            ('site>=0.1; python_full_version >= "3.99.5"', None),
+            ('site>=0.1; python_full_version >= "3.1.5"', Requirement("site", "0.1")),
         ],
     )
     def test_line(self, line: str, expected: Requirement | None) -> None:

@@ -13,7 +13,7 @@ from trtpipe.errors import HostError
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*(?P<bounds>[^;]*)(?:;(?P<marker>.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
-_PYTHON = re.compile(r"""python_version\s*<\s*["'](\d+)\.(\d+)["']""")
+_PYTHON = re.compile(r"""python_(?:full_)?version\s*(<|>=)\s*["']([\d.]+)["']""")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def parse_requirement(line: str) -> Requirement | None:
     if match is None:
         return None
     marker = match["marker"] or ""
-    older = _PYTHON.search(marker)
-    if older and sys.version_info[:2] >= (int(older[1]), int(older[2])):
-        return None
+    for sign, bound in _PYTHON.findall(marker):
+        if (sys.version_info[:3] < tuple(map(int, bound.split(".")))) != (sign == "<"):
+            return None
     extra, least = _EXTRA.search(marker), re.search(r">=\s*([\w.]+)", match["bounds"])
     return Requirement(match["name"], least[1] if least else "", extra[1] if extra else "")
 
