@@ -60,7 +60,7 @@ _GAIN, _CORRECTION_GAIN = 0.5, 0.2
 _COMPENSATION_SIGMAS = 2.0
 #: dB: with this much noise nothing more needs to be kept in higher precision.
 ENOUGH = -30.0
-#: Share of the tolerance; with less of it used, and no more noise than ``ENOUGH``, rounded weights need no compensation.
+#: Share of the tolerance; with less of it used, and no more noise than ``ENOUGH``, weights are not compensated.
 _AMPLE = 0.25
 #: dB: outputs with less noise than this are not smoothed.
 _QUIET = -40.0
