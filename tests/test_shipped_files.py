@@ -155,10 +155,11 @@ class TestMakefile:
 
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
 def test_constraints_pin_every_requirement_once_for_each_python(python: str) -> None:
+    version = {"python_version": python, "python_full_version": f"{python}.7"}
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins: dict[str, str] = {}
     for pin in (Requirement(line) for line in lines if line and not line.startswith("#")):
-        if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+        if pin.marker is None or pin.marker.evaluate(version):
             (specifier,) = pin.specifier
             assert specifier.operator == "=="
             assert pins.setdefault(canonicalize_name(pin.name), specifier.version) == specifier.version
@@ -168,7 +169,7 @@ def test_constraints_pin_every_requirement_once_for_each_python(python: str) -> 
     for extra in runpy.run_path(str(ROOT / "tools" / "make_lock.py"))["EXTRAS"]:
         needed += project["optional-dependencies"][extra]
     for requirement in map(Requirement, needed):
-        if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+        if requirement.marker is None or requirement.marker.evaluate(version):
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement.name
 
 
