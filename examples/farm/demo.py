@@ -22,31 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from matrix import matrix_file  # noqa: E402
+from matrix import matrix_file, ray_workers  # noqa: E402
 from object_server import BUCKET, ObjectServer  # noqa: E402
 
 from trtpipe.backends.base import missing  # noqa: E402
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes that ``pid`` has started, and those that they have."""
-    try:
-        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return [each for child in found for each in (child, *descendants(child))]
-
-
-def busy_worker(driver: int) -> int | None:
-    """A worker of Ray that has a task."""
-    for pid in descendants(driver):
-        try:
-            name = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if name.startswith(b"ray::net"):  # Ray calls a process after its task: a cell's name
-                return pid
-        except OSError:
-            continue
-    return None
 
 
 def run(folder: Path, backend: str, ray: bool) -> None:
@@ -59,11 +38,11 @@ def run(folder: Path, backend: str, ray: bool) -> None:
         driver = subprocess.Popen(first, env=environment, cwd=folder)
         killed = None
         while driver.poll() is None:
-            if killed is None and (victim := busy_worker(driver.pid)) is not None:
+            if killed is None and (busy := ray_workers(driver.pid)):
                 time.sleep(0.5)  # it is at work
                 with suppress(ProcessLookupError):  # or done: then the next one
-                    os.kill(victim, signal.SIGKILL)
-                    killed = victim
+                    os.kill(busy[0], signal.SIGKILL)
+                    killed = busy[0]
                     print(f"killed worker {killed}", flush=True)
             time.sleep(0.2)
         report = json.loads((folder / "out" / "matrix.json").read_text())

@@ -64,10 +64,11 @@ def test_something_else_listens(tmp_path: Path) -> None:
     assert f"no Ray cluster at {address}: what listens there is not Ray" in found.stderr
 
 
-def test_kills_and_cuts_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["sweep", "sweep-ray"])
+def test_kills_and_cuts_lose_nothing(tmp_path: Path, workers: str) -> None:
     """Workers, drivers and the S3 server are killed, the network is cut; ``TRTPIPE_FARM_KILLS`` says how often."""
     out = tmp_path / "sweep.json"
-    found = run(str(ROOT / "benchmarks" / "matrix.py"), "sweep", str(out), os.environ.get("TRTPIPE_FARM_KILLS", "60"))
+    found = run(str(ROOT / "benchmarks" / "matrix.py"), workers, str(out), os.environ.get("TRTPIPE_FARM_KILLS", "60"))
     assert found.returncode == 0, found.stdout + found.stderr
     for round_ in json.loads(out.read_text()):
         assert round_["cells_passed"] == 24

@@ -111,7 +111,8 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     original = load_model(source)
     nodes_before = node_count(original)
     lines = lines_of(original)
-    small = weight_bytes(original) < _PROTOBUF_LIMIT
+    size = weight_bytes(original)
+    small = size < _PROTOBUF_LIMIT
     if request.onnxsim and not small:
         notes.append("onnxsim was not tried: the weights exceed protobuf's 2 GB")
     onnxsim = request.onnxsim and small
@@ -122,7 +123,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     expanded = rewrite and _expanded(original)
     given = original if expanded or not onnxsim else None
     del original  # it takes as much memory as its weights, and onnxsim several times that
-    release_memory()
+    release_memory(size)
     model = _onnxsim(source, given) if given is None or onnxsim else given
     del given
     clean_up(model)
@@ -141,7 +142,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     names = save_model(model, path)
     nodes_after, opset, contract = node_count(model), model.graph.opset_imports.get("", 0), contract_of(model)
     del model
-    release_memory()
+    release_memory(size)
     report("simplify", 2, 3)
     differences = _compare(wanted, path, feeds)
     if unchecked and onnxsim:

@@ -30,7 +30,8 @@ _STAT_BYTES = 1 << 12
 POLL_SECONDS = 0.03
 #: Share of the parent's time that measuring a process group's memory may take.
 _WATCH_SHARE = 0.01
-
+#: Bytes of a model from which on its memory is given back at once.
+_LARGE = 64 << 20
 
 #: Libraries map at least so much at a time: an arena of the C library, a thread's stack.
 _LAST_MAPPINGS = 64 << 20
@@ -90,12 +91,18 @@ def group_memory(group: int) -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def release_memory() -> None:
-    """Give memory back that large models took which are no longer used.
+def release_memory(size: int) -> None:
+    """Give memory back that a large model took which is no longer used.
 
-    Their nodes and graphs refer to each other, so that they would wait for a garbage collection, and few are due while
+    Its nodes and graphs refer to each other, so that they would wait for a garbage collection, and few are due while
     weights are large and objects few; and what was freed stays with the process where the C library keeps it.
+
+    Args:
+        size: Of the model in bytes. Nothing is done for a small one: a collection looks at all objects of the process,
+            and in one that is not ours alone they may be millions.
     """
+    if size < _LARGE:
+        return
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)

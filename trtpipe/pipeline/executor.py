@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 ELSEWHERE = "choose another cache with --cache-dir"
 #: What decodes image files into pixels.
 _DECODERS = ("pillow",)
-#: Bytes of an artifact whose models are worth a garbage collection afterwards.
-_LARGE = 16 << 20
 #: The folders of an absolute path.
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s:'\"]+/)+")
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
@@ -90,8 +88,7 @@ class Prepared:
         with translate_os_errors(workdir, f"run {self.stage.name}", elsewhere=ELSEWHERE):
             draft = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
             self.stage.check(draft, self.inputs)
-        if sum((draft.folder / name).stat().st_size for name in draft.names) > _LARGE:
-            release_memory()
+        release_memory(sum((draft.folder / name).stat().st_size for name in draft.names))
         return draft
 
 

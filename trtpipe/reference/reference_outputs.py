@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _OUTPUT_BYTES = 256 << 20
 #: Feeds in one batch at most, and bytes of them.
 _BATCH, _BATCH_BYTES = 16, 2 << 20
-#: Bytes of a model whose memory is worth a garbage collection, which takes as long as a few small inferences.
-_LARGE = 64 << 20
 #: Noise over signal power that another batch size may cause by another order of sums.
 _ROUNDING = 1e-8
 
@@ -48,8 +46,7 @@ def plain_form(simplified: Path) -> ir.Model:
 
 def forget(graph: Path) -> None:
     """Give back the memory of models that are no longer used, if they are large."""
-    if folder_size(graph.parent) > _LARGE:
-        release_memory()
+    release_memory(folder_size(graph.parent))
 
 
 def run_known(runner: Runner, feed: Feed) -> Feed:
