@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -112,13 +113,20 @@ class Module:
     def __init__(self, where: str, text: str) -> None:
         self.where = where
         self.text = text
-        self.tree = ast.parse(text)
         self.name = where.removesuffix(".py").replace("/", ".").removesuffix("__init__").removesuffix(".")
         self.package = self.name.partition(".")[0]
 
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        return tuple(ast.walk(self.tree))
+
     def imports(self) -> list[str]:
         """Everything it imports anywhere, for type checkers too: ``package.module`` or ``package.module.name``."""
-        return list(imported(ast.walk(self.tree)))
+        return list(imported(self.nodes))
 
     def own_imports(self) -> list[str]:
         """Modules of ours that it imports, without the package's name."""
@@ -159,7 +167,7 @@ def imports_go_downwards(module: Module) -> Iterator[str]:
 
 
 def imports_are_absolute(module: Module) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom) and node.level:
             yield f"line {node.lineno}: relative import"
 
@@ -230,7 +238,7 @@ def vendor_packages_are_imported_in_their_place(module: Module) -> Iterator[str]
 def only_the_command_line_prints_and_exits(module: Module) -> Iterator[str]:
     if module.package == "cli":
         return
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "input", "exit", "quit", "sys.exit"}:
             yield f"line {node.lineno}: {ast.unparse(node.func)}"
         if isinstance(node, ast.Raise) and node.exc is not None and "SystemExit" in ast.unparse(node.exc):
@@ -238,7 +246,7 @@ def only_the_command_line_prints_and_exits(module: Module) -> Iterator[str]:
 
 
 def only_settings_reads_the_environment(module: Module) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         names = {node.attr} if isinstance(node, ast.Attribute) else set(imported([node]))
         found = {name.rpartition(".")[2] for name in names} & {"environ", "environb", "getenv"}
         if found and module.where != "config/settings.py":
@@ -250,7 +258,7 @@ def nothing_runs_code_from_files(module: Module) -> Iterator[str]:
 
     ``torch.export.load`` is the exception: a ``.pt2`` file is a program, and the child that loads it is confined.
     """
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
@@ -266,7 +274,7 @@ def nothing_runs_code_from_files(module: Module) -> Iterator[str]:
 
 
 def no_error_is_swallowed(module: Module) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ExceptHandler):
             broad = node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"}
             if node.type is None or (broad and all(isinstance(line, ast.Pass) for line in node.body)):
@@ -276,13 +284,13 @@ def no_error_is_swallowed(module: Module) -> Iterator[str]:
 def no_state_in_modules_and_classes(module: Module) -> Iterator[str]:
     """A list, dict or set there is a constant: it is named in capitals, and nothing changes it."""
     constants = set()
-    bodies = [module.tree.body, *(node.body for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef))]
+    bodies = [module.tree.body, *(node.body for node in module.nodes if isinstance(node, ast.ClassDef))]
     for name, value in (pair for body in bodies for pair in assigned(body)):
         if is_container(value):
             constants.add(name)
             if not name.isupper() and name not in {"__all__", "model_config"}:
                 yield f"line {value.lineno}: {name} is a variable that everybody shares"
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Global):
             yield f"line {node.lineno}: global {', '.join(node.names)}"
         for name in changed(node):
@@ -296,7 +304,7 @@ def no_bags_of_keyword_arguments(module: Module) -> Iterator[str]:
     """
     if module.where in ("cli/app.py", "cli/groups.py", "cli/options.py", "config/user_record.py"):
         return
-    functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in module.nodes if isinstance(node, ast.FunctionDef)]
     wrappers = {inner for outer in functions for inner in ast.walk(outer) if inner is not outer}
     for function in functions:
         bag = function.args.kwarg
@@ -309,7 +317,7 @@ def formats_are_spelled_in_their_table(module: Module) -> Iterator[str]:
     """A comparison with "int8" would be one more place to edit for a new format; rows have fields to ask."""
     if module.where in SPELLS_FORMATS:
         return
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in FORMAT_WORDS:
             yield f"line {node.lineno}: spells {node.value!r}; ask a row of trtpipe.config.formats"
         if isinstance(node, ast.Attribute):

@@ -78,6 +78,12 @@ def test_the_folder_is_that_of_the_moment(tmp_path: Path, monkeypatch: pytest.Mo
     export(tmp_path, f"assert os.getcwd() == {str(tmp_path)!r}")
 
 
+def test_the_next_test_of_pytest_is_no_other_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = user_server()
+    monkeypatch.setenv("PYTEST_CURRENT_TEST", "tests/test_another.py::test_it (call)")
+    assert user_server() is server
+
+
 def test_after_the_server_was_killed_there_is_another(tmp_path: Path) -> None:
     export(tmp_path, "pass")
     process = user_server()._process

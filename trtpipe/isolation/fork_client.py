@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a server with the user's environment stays without a child: it holds a quarter of a gigabyte.
 _IDLE_SECONDS = 30.0
+#: What pytest changes from test to test: no reason to import everything again.
+_NAME_OF_TEST = b"PYTEST_CURRENT_TEST"
 
 
 class ForkServer:
@@ -128,7 +130,9 @@ def server_of(process: int) -> ForkServer:
 
 def user_server() -> ForkServer:
     """The server of this process whose libraries were imported in the user's environment, as it is now."""
-    return _user_server_of(os.getpid(), frozenset(child_environment().items()))
+    environment = child_environment()
+    environment.pop(_NAME_OF_TEST, None)
+    return _user_server_of(os.getpid(), frozenset(environment.items()))
 
 
 @cache
