@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -36,10 +37,10 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
 from trtpipe.engine.record import EngineRecord
-from trtpipe.errors import InputError
+from trtpipe.errors import HostError, InputError
 from trtpipe.pipeline import executor
 from trtpipe.pipeline.pipeline import STAGES, Pipeline, opened, stages_named
-from trtpipe.pipeline.run_state import artifact_from_file
+from trtpipe.pipeline.run_state import RunState, artifact_from_file
 from trtpipe.progress import NullProgress
 from trtpipe.report.manifest import Manifest
 
@@ -449,3 +450,14 @@ def test_an_empty_run(world, heard_all):
 def test_targets_are_compared_by_what_they_are(world):
     assert world.job(targets=["rtx4090", "sm89"]).targets == (find_target("sm89"),)
     assert isinstance(world.run(world.job(), NullProgress())[0].artifact, Artifact)
+
+
+def test_a_disk_that_fails_while_a_run_looks_at_what_was_made_is_named(new_world, heard_all, monkeypatch):
+    def add(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(RunState, "add", add)
+    with pytest.raises(HostError, match="input/output error") as caught:
+        new_world.run(new_world.job(), heard_all)
+    assert caught.value.remedy
+    assert heard_all.steps == [("export", "failed")]

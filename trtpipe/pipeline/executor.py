@@ -122,11 +122,9 @@ class Executor:
                 return self._build(prepared, state, workdir, because, begin)
 
     def _build(self, prepared: Prepared, state: RunState, workdir: Path, because: str, begin: float) -> Step:
-        stage = prepared.stage
-        with translate_os_errors(workdir, f"run {stage.name}", elsewhere="choose another cache with --cache-dir"):
-            self.ask_parser(prepared, state)
-            self.check_corners(prepared, state)
-            draft = prepared.run(workdir, self._progress)
+        self.ask_parser(prepared, state)
+        self.check_corners(prepared, state)
+        draft = prepared.run(workdir, self._progress)
         key = self._learned(prepared, draft, state)
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         state.add(artifact, key.digest)

@@ -150,17 +150,19 @@ class Pipeline:
         if skipped := self._skipped(stage, state):
             yield skipped
             return
-        if stage.produces == "engine":
-            several = MultiTargetBuild(self._executor, self._store, self._progress, stage, state)
-            yield from several.run(_variants(stage, self._job))
-            errors += several.errors
-            return
-        self._progress.begin(stage.name)
-        try:
-            step = self._executor.make(stage, self._job, state, time.perf_counter())
-        except BaseException:
-            self._progress.end(stage.name, "failed")
-            raise
+        # Reads of what was made and of what it was made of fail outside of the stage, too.
+        with translate_os_errors(self._store.root, f"run {stage.name}", elsewhere=ELSEWHERE):
+            if stage.produces == "engine":
+                several = MultiTargetBuild(self._executor, self._store, self._progress, stage, state)
+                yield from several.run(_variants(stage, self._job))
+                errors += several.errors
+                return
+            self._progress.begin(stage.name)
+            try:
+                step = self._executor.make(stage, self._job, state, time.perf_counter())
+            except BaseException:
+                self._progress.end(stage.name, "failed")
+                raise
         self._progress.end(stage.name, step.state)
         yield step
 
