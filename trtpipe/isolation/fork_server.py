@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trtpipe.isolation.exit_status import Outcome
-from trtpipe.isolation.imports import load_name, no_telemetry
+from trtpipe.isolation.imports import import_when_used, load_name, no_telemetry
 from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim, run_with_stack
 from trtpipe.isolation.messages import (
     HANDLES,
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
             import while no request waits.
     """
     no_telemetry()
+    import_when_used("sympy")
     handle, idle, *modules = arguments
     control = socket.socket(fileno=int(handle))
     children: set[int] = set()
@@ -166,15 +167,15 @@ def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) 
 def _serve_models(request: ForkRequest, messages: MessageStream, memory: SharedMemory) -> NoReturn:
     """Open one model after another until the parent closes the stream, which ends in an EOFError."""
     opener: ModelOpener = load_name(request.opener)
-    path = request.model
+    path, few = request.model, request.few
     while True:
-        with opener(Path(path), request.threads) as runner:
+        with opener(Path(path), request.threads, few) as runner:
             found = Interface(device=runner.device, inputs=runner.inputs, outputs=runner.outputs)
             messages.send(_done(found))
             session = _Session(runner, memory)
             while (received := MODEL_REQUEST.validate_json(messages.receive())).action != "open":
                 messages.send(session.reply(received))
-        path = received.name
+        path, few = received.name, received.few
 
 
 def _done(reply: Record) -> bytes:

@@ -101,11 +101,13 @@ class Found:
     """The corrections of a plan, the samples they were found on, and how they left its outputs.
 
     Attributes:
+        noise: of every feed with the corrections, in dB; none where the outputs tell nothing.
         used: the share of the gate's tolerance that the corrected graph uses; above 1 it fails.
     """
 
     corrections: Corrections
     samples: TrialSamples
+    noise: np.ndarray
     used: float
 
     def fits(self, tensors: AbstractSet[str]) -> bool:
@@ -178,7 +180,7 @@ def find_corrections(
         samples = TrialSamples(feeds, outputs, trials.compared, trials.outputs)
         reference = samples.reference(gate)
         if not reference.noise.informative or not plan.points:
-            return Found(Corrections(), samples, 0.0)
+            return Found(Corrections(), samples, np.zeros(0), 0.0)
         plain = trials.run(Corrections(), feeds, reference)
         candidates = _smoothings(trials, ranges, runner, maxima) if plain.noise.mean() > _QUIET else {}
         progress.advance("correction", 1, len(STRENGTHS) + 2)
@@ -189,7 +191,7 @@ def find_corrections(
         found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress, see_more)
     best = _compensation(trials, best, feeds, reference, found)
     best = _biases(trials, best, feeds, means, reference, found)
-    return Found(best.corrections.model_copy(update={"trials": tuple(found)}), samples, best.used)
+    return Found(best.corrections.model_copy(update={"trials": tuple(found)}), samples, best.noise, best.used)
 
 
 @dataclass(frozen=True, eq=False)
