@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -129,9 +129,14 @@ class OnnxRuntime(Backend):
         if settings.isolate:
             with open_remote_in_turn(OPENER, settings) as turn:
                 yield turn
-        else:
-            with super().in_turn(settings) as turn_here:
-                yield turn_here
+            return
+        with ExitStack() as last:
+
+            def turn_here(model: Path, *, few: bool = False) -> OpenRunner:
+                last.close()
+                return last.enter_context(opened_here(model, settings.threads, few))
+
+            yield turn_here
 
     def prestart(self, settings: Settings) -> None:
         """Start the process that forks the children now, beside other work."""

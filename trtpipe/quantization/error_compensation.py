@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
 
 #: dB by which the noise could fall at most, by a look at a few feeds; less is not worth a trial.
-_LEAST_GAIN = 0.5
+_LEAST_GAIN = 1.0
 #: Feeds of that look, and rows of inputs of each.
-_LOOK, _LOOK_ROWS = 2, 64
+_LOOK, _LOOK_ROWS = 2, 16
 #: Rows of inputs for each weight: over all feeds, and of one feed at most, so that sums of products stay below 2**24.
 _ROWS, _FEED_ROWS = 2048, 512
 #: Bytes of moments, and weights in all; layers with the fewest weights to an output come first.
