@@ -61,10 +61,7 @@ class Root(LazyGroup):
 
         def run() -> object:
             if not set(options_part) & _INFORMS:
-                from trtpipe.isolation.imports import import_when_used
-
                 check_address_space()
-                import_when_used("sympy")
             return super(Root, self).main(words, prog_name="trtpipe", standalone_mode=False, obj=session)
 
         sys.exit(guarded(run, session))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from trtpipe.isolation.exit_status import Outcome
-from trtpipe.isolation.imports import import_when_used, load_name, no_telemetry
+from trtpipe.isolation.imports import load_name, no_telemetry
 from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim, run_with_stack
 from trtpipe.isolation.messages import (
     HANDLES,
@@ -55,7 +55,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
             import while no request waits.
     """
     no_telemetry()
-    import_when_used("sympy")
     handle, idle, *modules = arguments
     control = socket.socket(fileno=int(handle))
     children: set[int] = set()

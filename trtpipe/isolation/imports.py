@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from contextlib import contextmanager
@@ -33,20 +32,6 @@ def without(package: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[package]
-
-
-def import_when_used(package: str) -> None:
-    """Let ``import package`` load nothing until something of it is used, unless it is loaded already.
-
-    onnx-ir imports sympy, half a second, for nothing but dimensions that are computed from others.
-    """
-    spec = None if package in sys.modules else importlib.util.find_spec(package)
-    if spec is None or spec.loader is None:
-        return
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[package] = module
-    spec.loader.exec_module(module)
 
 
 def no_telemetry() -> None:

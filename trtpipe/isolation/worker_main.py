@@ -16,7 +16,7 @@ from trtpipe.artifact import Record
 from trtpipe.errors import InternalError
 from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, NO_SPACE_STATUS, Outcome
 from trtpipe.isolation.handles import Disconnected, Handle
-from trtpipe.isolation.imports import import_when_used, load_name, no_telemetry
+from trtpipe.isolation.imports import load_name, no_telemetry
 from trtpipe.isolation.linux import end_with_parent, prefer_as_oom_victim, run_with_stack
 from trtpipe.isolation.sandbox import confine
 
@@ -33,7 +33,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
     end_with_parent(int(parent))
     prefer_as_oom_victim()
     no_telemetry()
-    import_when_used("sympy")
     if confinement:
         confine(**json.loads(confinement))
     stream = Handle(os.dup(1))  # for progress; what libraries print goes to standard error instead
