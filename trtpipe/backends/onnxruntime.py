@@ -22,8 +22,10 @@ from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
+from trtpipe.isolation.linux import return_freed_memory
 from trtpipe.isolation.reducer import LocalReduction, load_reducer
 from trtpipe.isolation.remote_runner import Opener, open_remote, open_remote_in_turn, prestart
+from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 #: How child processes open models.
 OPENER = Opener("trtpipe.backends.onnxruntime:opened_here", (__name__, "ml_dtypes", "onnx", "onnxruntime"))
+#: Bytes of a model from which on a hundredth of a second is spent to give back memory: as much again, and more.
+_LARGE = 16 << 20
 #: The level of optimizations (``ORT_ENABLE_EXTENDED``) at which no weight is copied.
 _FOR_FEW_RUNS = 2
 #: In onnxruntime's message for a file that is no model, and for one that cannot be read from the disk.
@@ -198,12 +202,15 @@ def _session(model: Path, options: ort.SessionOptions, content: bytes | None = N
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(content or str(model), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(content or str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise StageError(
             f"{model.name}: onnxruntime cannot load the model: {_first_line(error)}",
             "check the node named above; operators outside ONNX's standard set cannot be verified here",
         ) from error
+    if folder_size(model.parent) > _LARGE:
+        return_freed_memory()  # onnxruntime copied the weights into its own layout, and freed what it read
+    return session
 
 
 def _first_line(error: Exception) -> str:

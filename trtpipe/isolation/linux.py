@@ -97,6 +97,11 @@ def release_memory() -> None:
     weights are large and objects few; and what was freed stays with the process where the C library keeps it.
     """
     gc.collect()
+    return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what was freed, and stayed with the process because the C library keeps it."""
     with suppress(OSError, AttributeError):  # another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)
 
