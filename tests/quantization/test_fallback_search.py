@@ -18,6 +18,7 @@ from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.errors import StageError
 from trtpipe.quantization.fallback_search import MOST_WORK, POOR, sensitive
 from trtpipe.quantization.simulator import LayerGroup
+from trtpipe.report.manifest import Manifest
 from trtpipe.report.stage_records import LowerRecord
 
 if TYPE_CHECKING:
@@ -151,6 +152,11 @@ def test_below_the_least_coverage_the_verdict_names_the_layers(tmp_path: Path) -
     parity = ParityReport.read(next(tmp_path.glob("out*/parity.json")))
     assert "matmul_0" in parity.reasons[-1]
     assert "min_coverage (70%)" in parity.reasons[-1]
+    manifest = Manifest.read(next(tmp_path.glob("out*/manifest.json")))
+    reasons = {each.node: each.reason for each in manifest.nodes if each.precision == "float32" and each.macs}
+    assert reasons
+    assert all(re.search(r"sensitive: .* saves [\d.]+ % of their noise", reason) for reason in reasons.values())
+    assert any("kept in FP32 for accuracy: matmul_0" in note for note in manifest.notes)
 
 
 def groups(*macs: int) -> list[LayerGroup]:
