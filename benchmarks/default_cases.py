@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from trtpipe.accuracy.metrics import make_meter, meter_value
+from trtpipe.accuracy.metrics import make_meter
 from trtpipe.config.recipe import EvaluationSettings
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -50,8 +51,8 @@ class DefaultCase:
         for image in self._array("calib", "image"):
             yield {"image": image[None]}
 
-    def evaluate(self, run: Run, limit: int | None = None) -> dict[str, float]:
-        """top-1 of a classifier, or the mean average precision of a detector."""
+    def evaluate(self, run: Run, limit: int | None = None) -> dict[str, Any]:
+        """top-1 of a classifier, or the mean average precision of a detector; and the score of each image."""
         images, labels = (self._array("eval", name)[:limit] for name in ("image", "labels"))
         objects = labels.ndim == 3
         name, output = ("map", {"output": "boxes,scores"}) if objects else ("top1", {})
@@ -59,7 +60,8 @@ class DefaultCase:
         for begin in range(0, len(images), _BATCH):
             found = _corners(run({"image": images[begin : begin + _BATCH]}))
             meter.update(found, found, labels[begin : begin + _BATCH])
-        return {name: meter_value(name, name, meter).value, "n": float(len(images))}
+        scores = meter.scores()
+        return {name: scores.value, "n": float(len(images)), "per_sample": scores.arrays()[0].tolist()}
 
     def _array(self, file: str, name: str) -> np.ndarray:
         with np.load(self.folder / f"{file}.npz", allow_pickle=False) as arrays:

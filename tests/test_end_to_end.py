@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,9 @@ from click.testing import CliRunner
 
 import trtpipe
 from trtpipe.backends.engine_file import read_header
+from trtpipe.calibration.ranges import Ranges
 from trtpipe.cli.app import root
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.engine.record import EngineRecord
 
 if TYPE_CHECKING:
@@ -320,6 +323,26 @@ class TestCases:
         """The factory gives no example inputs: the profile's shapes have to do."""
         names = ("--input-names", "image", "--output-names", "logits")
         self.check(build, "cifar10_resnet20", precision, "torch_model.py:torch_model", *names)
+
+    @pytest.mark.slow
+    def test_neither_batches_nor_order_decide_what_calibration_finds(self, tmp_path: Path) -> None:
+        """Also what is kept in higher precision, which this tolerance needs."""
+        case = module_at(CASES / "cifar10_resnet20" / "case.py")
+        images = np.concatenate([feed["image"] for feed in islice(case.calibration(), 64)])
+        profile = {"precision": "int8", "shapes": [case.PROFILES], "tolerance": {"min_cosine": 0.9995}}
+        found = []
+        for number, (batch, step) in enumerate([(1, 1), (8, 63), (3, 37)]):
+            np.savez(tmp_path / f"{number}.npz", image=images[np.arange(64) * step % 64])
+            trtpipe.calibrate(
+                case.MODEL,
+                tmp_path / str(number),
+                profile=trtpipe.DeploymentProfile.model_validate(profile),
+                recipe=CalibrationRecipe(data=DataSettings(source=str(tmp_path / f"{number}.npz"), batch=batch)),
+                settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+            )
+            found.append(Ranges.read(tmp_path / str(number) / "ranges.json").model_copy(update={"data_summary": None}))
+        assert found[0].corrections.kept
+        assert found[0].to_file() == found[1].to_file() == found[2].to_file()
 
     def compiled(self, cache: Path, out: Path, model: Path, *words: str) -> EngineRecord:
         """A case's own graph through ``trtpipe compile``."""

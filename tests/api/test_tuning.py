@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import onnx
+import onnx.compose
 import pytest
 from models import model, normal, run, save, sounds, spectrogram
 
@@ -27,6 +31,21 @@ def network(largest: float = 100.0, classes: int = 10) -> onnx.ModelProto:
         "e = MatMul(d, w2) f = Tanh(e) g = MatMul(f, w3) y = MatMul(g, head) }",
         scale=scale, head=normal(32, classes, seed=9), **weights,
     )  # fmt: skip
+
+
+def detector() -> onnx.ModelProto:
+    """The same body; four boxes of which it moves the corners a little, and scores of two classes for each."""
+    head = network().graph
+    del head.node[-1], head.output[:]
+    parts = model(
+        "(float[N,32] g) => (float[N,4,4] boxes, float[N,4,2] scores) { a = MatMul(g, place) b = Reshape(a, fours) "
+        "c = Tanh(b) boxes = Add(c, cells) d = MatMul(g, kind) e = Reshape(d, twos) scores = Sigmoid(e) }",
+        place=normal(32, 16, seed=10, scale=0.2), kind=normal(32, 8, seed=11), fours=np.array([-1, 4, 4]),
+        twos=np.array([-1, 4, 2]), cells=np.array([[20 * i, 0, 20 * i + 10, 10] for i in range(4)], np.float32),
+    )  # fmt: skip
+    body = onnx.helper.make_model(head, opset_imports=parts.opset_import, ir_version=parts.ir_version)
+    body.graph.output.append(onnx.helper.make_tensor_value_info("g", onnx.TensorProto.FLOAT, ["N", 32]))
+    return onnx.compose.merge_models(body, parts, [("g", "g")], prefix2="head_")
 
 
 @pytest.fixture
@@ -118,7 +137,7 @@ class TestTune:
         assert tuning.lowered.loss(tuning.reference) > 0.05, "everything in 8 bits has to fail for this test"
         assert tuning.nodes == ("matmul_4",)
         assert tuning.share > 0.7
-        assert tuning.evaluations <= 12
+        assert tuning.evaluations <= 6
         profile = DeploymentProfile.load(tmp_path / "tuned.toml")
         assert profile == result.profile
         assert profile.keep == ("matmul_4",)
@@ -134,7 +153,7 @@ class TestTune:
         assert tuning.complete
         assert tuning.graph
         assert 0 < tuning.tuned.loss(tuning.reference) < tuning.lowered.loss(tuning.reference)
-        assert tuning.evaluations <= 12
+        assert tuning.evaluations <= 6
 
     def test_all_kept_is_float32(self, job, tmp_path):
         """Four classes do not pay in 8 bits: the head is in no group, and must not be lowered for want of others."""
@@ -222,6 +241,27 @@ class TestTune:
         assert built.accurate
         assert built.parity is not None
         assert {each.artifact: each.value for each in built.parity.metrics}["lowered"] == result.tuning.tuned.value
+
+    @pytest.mark.slow
+    def test_a_detector_takes_few_evaluations_and_is_judged_image_by_image(self, job, tmp_path):
+        made = job(metric="map", output="head_boxes,head_scores")
+        proto, x = detector(), normal(64, 32, seed=4)
+        save(proto, tmp_path / "net.onnx")
+        found = run(proto, {"x": x})
+        classes = found["head_scores"].argmax(axis=2)[..., None]
+        np.savez(tmp_path / "eval.npz", x=x, labels=np.concatenate([classes, found["head_boxes"]], axis=2))
+        results = [
+            trtpipe.tune(replace(made, settings=Settings(cache_dir=tmp_path / name)), trtpipe.Budget(max_drop=0.02),
+                         tmp_path / f"{name}.toml")
+            for name in ("a", "b")
+        ]  # fmt: skip
+        tuning = results[0].tuning
+        assert tuning.met
+        assert tuning.nodes == ("matmul_4",)
+        assert tuning.evaluations <= 6
+        assert re.match(r"paired randomization, \d+ regressed, \d+ improved of 64: loss", tuning.words)
+        assert results[1].tuning == tuning, "measured again, with nothing kept"
+        assert (tmp_path / "a.toml").read_bytes() == (tmp_path / "b.toml").read_bytes()
 
     def test_the_same_twice_and_without_new_evaluations(self, job, tmp_path, monkeypatch):
         budget = trtpipe.Budget(max_drop=0.05)

@@ -126,7 +126,8 @@ class TestOnnxsimFails:
             simplified(conv_net())
 
     def test_by_changing_the_result(self, simplified, monkeypatch):
-        def spoil(proto, **_):
+        def spoil(path, **_):
+            proto = onnx.load(path)
             proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(normal(4, 3, 3, 3, seed=9), "w"))
             return proto, True
 
@@ -136,7 +137,8 @@ class TestOnnxsimFails:
 
     def test_by_changing_it_only_a_little(self, simplified, monkeypatch):
         def nudge(factor):
-            def scale(proto, **_):
+            def scale(path, **_):
+                proto = onnx.load(path)
                 bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "bias")
                 values = onnx.numpy_helper.to_array(bias) + factor
                 bias.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), "bias"))
@@ -167,7 +169,8 @@ class TestOnnxsimFails:
             simplified(model("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }"))
 
     def test_by_bringing_in_operators_of_another_runtime(self, simplified, monkeypatch):
-        def foreign(proto, **_):
+        def foreign(path, **_):
+            proto = onnx.load(path)
             proto.graph.node[0].op_type, proto.graph.node[0].domain = "FastGelu", "com.microsoft"
             proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
             return proto, True

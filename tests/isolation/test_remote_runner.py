@@ -140,7 +140,7 @@ def test_graphs_take_turns(tmp_path: Path, settings: Settings, isolate: bool) ->
         save(model(f"(float[N] x) => (float[N] {name}) {{ {name} = {op}(x, x) }}"), tmp_path / f"{name}.onnx")
     with OnnxRuntime().in_turn(replace(settings, isolate=isolate)) as turn:
         assert turn(tmp_path / "add.onnx").infer(feed)["add"].tolist() == [2, 2, 2]
-        runner = turn(tmp_path / "mul.onnx")
+        runner = turn(tmp_path / "mul.onnx", few=True)
         assert [output.name for output in runner.outputs] == ["mul"]
         assert [found["mul"].tolist() for found in runner.infer_all([feed, feed])] == [[1, 1, 1]] * 2
         with pytest.raises(StageError, match=r"^broken\.onnx: onnxruntime cannot load the model: .*NoSuchOp"):

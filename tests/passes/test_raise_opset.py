@@ -66,3 +66,22 @@ def test_what_the_converter_cannot_do_is_said_with_its_reason():
     with pytest.raises(StageError, match=r"opset 7 cannot be raised to 19: .*spatial must have value 1") as caught:
         raise_opset(ir.serde.deserialize_model(proto), 19)
     assert "export the model again" in caught.value.remedy
+
+
+def test_large_constants_are_not_copied_and_keep_their_places():
+    proto = model(
+        "(float[2,40] x) => (float[2,3] y) { a = MatMul(x, u) b = Add(a, c) d = MatMul(b, v) y = Split<axis=1>(d) }",
+        opset=13, u=normal(40, 30), c=normal(30, seed=1), v=normal(30, 300, seed=2)[:, :3].copy(),
+        w=normal(20, 20, seed=3),
+    )  # fmt: skip
+    given = ir.serde.deserialize_model(proto)
+    tensors = {name: value.const_value for name, value in given.graph.initializers.items()}
+    raised = raise_opset(given, 22)
+    assert [value.name for value in raised.graph.inputs] == ["x"]
+    assert [name for name in raised.graph.initializers if name in tensors] == list(tensors)
+    assert raised.graph.initializers["u"].const_value is tensors["u"]
+    assert given.graph.initializers["u"].const_value is tensors["u"]
+    result = ir.serde.serialize_model(raised)
+    onnx.checker.check_model(result, full_check=True)
+    feed = feed_for(proto)
+    np.testing.assert_array_equal(run(result, feed)["y"], run(proto, feed)["y"])

@@ -18,6 +18,7 @@ from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.errors import StageError
 from trtpipe.quantization.fallback_search import MOST_WORK, POOR, sensitive
 from trtpipe.quantization.simulator import LayerGroup
+from trtpipe.report.manifest import Manifest
 from trtpipe.report.stage_records import LowerRecord
 
 if TYPE_CHECKING:
@@ -30,15 +31,18 @@ class Built:
     """A model calibrated and lowered."""
 
     def __init__(
-        self, proto: onnx.ModelProto, feed: Feed, folder: Path, corrections: str = "auto", **profile: object
-    ) -> None:
+        self, proto: onnx.ModelProto, feed: Feed, folder: Path, corrections: str = "auto", batch: int = 1,
+        **profile: object,
+    ) -> None:  # fmt: skip
         path = save(onnx.shape_inference.infer_shapes(proto), folder / "simplified.onnx")
         np.savez(folder / "data.npz", **feed)
         shapes = {"x": {"min": [1, 128], "opt": [32, 128], "max": [64, 128]}} if "basis" in str(proto) else None
         profile |= {"precision": "int8"} if shapes is None else {"precision": "int8", "shapes": [shapes]}
         self.job = trtpipe.make_job(
             profile=trtpipe.DeploymentProfile.model_validate(profile),
-            recipe=CalibrationRecipe(data=DataSettings(source=str(folder / "data.npz")), corrections=corrections),
+            recipe=CalibrationRecipe(
+                data=DataSettings(source=str(folder / "data.npz"), batch=batch), corrections=corrections
+            ),
             settings=trtpipe.Settings(cache_dir=folder / "cache"),
             engines=False,
         )
@@ -65,6 +69,17 @@ def test_the_sensitive_layer_is_kept_and_other_samples_gain(tmp_path: Path) -> N
     assert all(well.nodes[f"matmul_{index}"].precision == "int8" for index in (4, 6, 8))
     assert ill.nodes["matmul_0"].precision == "int8"
     assert well.noise(sounds(2)) < ill.noise(sounds(2)) / 4
+
+
+@pytest.mark.slow
+def test_batches_and_order_change_no_byte(tmp_path: Path) -> None:
+    first, other = (
+        Built(spectrogram(), {name: value[::step].copy() for name, value in sounds(1).items()}, tmp_path / str(batch),
+              batch=batch)
+        for step, batch in ((1, 1), (-1, 8))
+    )  # fmt: skip
+    assert list(first.corrections.kept) == ["matmul_0"]
+    assert first.corrections.to_file() == other.corrections.to_file()
 
 
 def test_models_that_are_hardly_sensitive_are_left_alone(tmp_path: Path) -> None:
@@ -137,6 +152,10 @@ def test_below_the_least_coverage_the_verdict_names_the_layers(tmp_path: Path) -
     parity = ParityReport.read(next(tmp_path.glob("out*/parity.json")))
     assert "matmul_0" in parity.reasons[-1]
     assert "min_coverage (70%)" in parity.reasons[-1]
+    manifest = Manifest.read(next(tmp_path.glob("out*/manifest.json")))
+    (reason,) = (each.reason for each in manifest.nodes if each.node == "matmul_0")
+    assert re.search(r"sensitive: .* saves [\d.]+ % of their noise", reason)
+    assert any("kept in FP32 for accuracy: matmul_0" in note for note in manifest.notes)
 
 
 def groups(*macs: int) -> list[LayerGroup]:

@@ -7,7 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
+from trtpipe.accuracy.detection import MeanAveragePrecision
 from trtpipe.accuracy.meter import Scores
+from trtpipe.accuracy.metrics import meter_value
 from trtpipe.accuracy.reports import MetricValue
 from trtpipe.regression.significance import compare_metric, mcnemar_p
 
@@ -179,3 +181,23 @@ class TestWithoutScores:
     def test_otherwise_nothing_can_be_tested(self, old, samples):
         test = compare_metric(self.value(old, samples), self.value(old / 2, samples))
         assert (test.p, test.significant, test.detectable) == (None, False, None)
+
+
+class TestDetections:
+    def scores(self, shifts):
+        """Of one object in each image, found so many pixels beside it."""
+        meter = MeanAveragePrecision("")
+        rows = [[[shift, 0, 10 + shift, 10, 0.5 + index / 200, 0]] for index, shift in enumerate(shifts)]
+        labels = np.tile(np.array([[[0, 0, 0, 10, 10]]], np.float32), (len(shifts), 1, 1))
+        meter.update({"found": np.array(rows, np.float32)}, {}, labels)
+        return meter_value("lowered", "CPU", meter)
+
+    def test_images_are_paired(self):
+        before, after = (self.scores(np.arange(60) % 4 + (np.arange(60) < moved)) for moved in (0, 6))
+        test = compare_metric(before, after)
+        assert test.name == "paired randomization, 6 regressed, 0 improved of 60"
+        assert test.p == 0.5**6
+        loss = np.mean(before.scores.arrays()[0] - after.scores.arrays()[0])
+        assert test.low < loss < test.high
+        blind = [each.model_copy(update={"scores": None}) for each in (before, after)]
+        assert not compare_metric(*blind).significant, "two proportions do not see it"

@@ -13,7 +13,7 @@ from trtpipe.errors import HostError, InternalError
 from trtpipe.isolation.reducer import LocalReduction, Runner, load_reducer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from trtpipe.artifact import Feed
@@ -92,6 +92,17 @@ class OpenRunner(Runner, Protocol):
         return time.perf_counter() - begin
 
 
+class Turn(Protocol):
+    """Opens the models of one folder, each in place of the one before; raises what ``Backend.open`` raises."""
+
+    def __call__(self, model: Path, *, few: bool = False) -> OpenRunner:
+        """Open a model.
+
+        Args:
+            few: whether it runs a few times only, so that what makes it fast would cost more than it saves.
+        """
+
+
 class Backend(Protocol):
     """Builds engines and opens them. Derive from it: what only some back-ends can do has a default here."""
 
@@ -156,14 +167,11 @@ class Backend(Protocol):
         """
 
     @contextmanager
-    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OpenRunner]]:
-        """A function that opens the models of one folder, each in place of the one before.
-
-        It raises what ``open`` raises.
-        """
+    def in_turn(self, settings: Settings) -> Iterator[Turn]:
+        """A function that opens the models of one folder, each in place of the one before."""
         with ExitStack() as last:
 
-            def turn(model: Path) -> OpenRunner:
+            def turn(model: Path, *, few: bool = False) -> OpenRunner:
                 last.close()
                 return last.enter_context(self.open(model, settings))
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import math
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import TensorSpec
-from trtpipe.backends.base import Backend, EngineRequest, OpenRunner, Refusal
+from trtpipe.backends.base import Backend, EngineRequest, OpenRunner, Refusal, Turn
 from trtpipe.backends.optimization_level import safe_level
 from trtpipe.config.formats import FORMATS
 from trtpipe.config.os_errors import translate_os_errors
@@ -22,11 +22,13 @@ from trtpipe.config.toolchain import version
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError, InternalError, StageError
 from trtpipe.isolation.imports import no_telemetry
+from trtpipe.isolation.linux import return_freed_memory
 from trtpipe.isolation.reducer import LocalReduction, load_reducer
 from trtpipe.isolation.remote_runner import Opener, open_remote, open_remote_in_turn, prestart
+from trtpipe.preflight import folder_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
 
 #: How child processes open models.
 OPENER = Opener("trtpipe.backends.onnxruntime:opened_here", (__name__, "ml_dtypes", "onnx", "onnxruntime"))
+#: Bytes of a model from which on a hundredth of a second is spent to give back memory: as much again, and more.
+_LARGE = 16 << 20
+#: The level of optimizations (``ORT_ENABLE_EXTENDED``) at which no weight is copied.
+_FOR_FEW_RUNS = 2
 #: In onnxruntime's message for a file that is no model, and for one that cannot be read from the disk.
 _UNREADABLE = "INVALID_PROTOBUF"
 
@@ -122,14 +128,19 @@ class OnnxRuntime(Backend):
         return open_remote(OPENER, model, settings) if settings.isolate else opened_here(model, settings.threads)
 
     @contextmanager
-    def in_turn(self, settings: Settings) -> Iterator[Callable[[Path], OpenRunner]]:
+    def in_turn(self, settings: Settings) -> Iterator[Turn]:
         """A function that opens the graphs of one folder, each in place of the one before, in one child process."""
         if settings.isolate:
             with open_remote_in_turn(OPENER, settings) as turn:
                 yield turn
-        else:
-            with super().in_turn(settings) as turn_here:
-                yield turn_here
+            return
+        with ExitStack() as last:
+
+            def turn_here(model: Path, *, few: bool = False) -> OpenRunner:
+                last.close()
+                return last.enter_context(opened_here(model, settings.threads, few))
+
+            yield turn_here
 
     def prestart(self, settings: Settings) -> None:
         """Start the process that forks the children now, beside other work."""
@@ -137,8 +148,11 @@ class OnnxRuntime(Backend):
 
 
 @contextmanager
-def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
+def opened_here(model: Path, threads: int, few: bool = False) -> Iterator[OnnxRunner]:
     """Open an ONNX file in this process, which may not survive it.
+
+    Args:
+        few: whether it runs a few times only: weights are then not copied into the kernels' own layout.
 
     Raises:
         StageError: onnxruntime cannot load the model; the message carries its reason.
@@ -154,7 +168,8 @@ def opened_here(model: Path, threads: int) -> Iterator[OnnxRunner]:
     # Graphs run in turn, one sample at a time: waiting threads of one session must not take cores from the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with translate_os_errors(model, f"read {model.name}", elsewhere="use another disk"):
-        options.graph_optimization_level = ort.GraphOptimizationLevel(safe_level(model))
+        level = min(safe_level(model), _FOR_FEW_RUNS) if few else safe_level(model)
+        options.graph_optimization_level = ort.GraphOptimizationLevel(level)
         try:
             session = _session(model, options)
         except StageError as error:
@@ -187,12 +202,15 @@ def _session(model: Path, options: ort.SessionOptions, content: bytes | None = N
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(content or str(model), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(content or str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise StageError(
             f"{model.name}: onnxruntime cannot load the model: {_first_line(error)}",
             "check the node named above; operators outside ONNX's standard set cannot be verified here",
         ) from error
+    if folder_size(model.parent) > _LARGE:
+        return_freed_memory()  # onnxruntime copied the weights into its own layout, and freed what it read
+    return session
 
 
 def _first_line(error: Exception) -> str:

@@ -130,8 +130,9 @@ def unpacked(text: Vector) -> np.ndarray:
 
 
 def packed_steps(steps: np.ndarray) -> Steps:
-    """Steps in the form of the record."""
-    return b64encode(zlib.compress(steps.astype(STEP).tobytes(), 9)).decode()
+    """Steps in the form of the record. Nothing in them repeats, and looking for it would take long."""
+    stream = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+    return b64encode(stream.compress(steps.astype(STEP).tobytes()) + stream.flush()).decode()
 
 
 def unpacked_steps(text: Steps, count: int) -> np.ndarray | None:

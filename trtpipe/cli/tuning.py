@@ -124,7 +124,7 @@ def tune(
     """Find the layers to keep in higher precision for an accuracy budget.
 
     SOURCE is what trtpipe build takes. OUT is the profile to write; the report and the calibration recipe are written
-    beside it. The metric is evaluated at most a dozen times. Exit code 3 if the budget cannot be met; the profile is
+    beside it. The metric is evaluated at most six times. Exit code 3 if the budget cannot be met; the profile is
     then the best one found.
     """
     import trtpipe

@@ -37,7 +37,7 @@ from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.passes.resolve_branches import ResolveBranches
 from trtpipe.passes.sequences import WriteSequences
 from trtpipe.passes.widen_bytes import WidenBytes
-from trtpipe.preflight.onnx_io import contract_of, load_model, save_model
+from trtpipe.preflight.onnx_io import contract_of, load_model, read_proto, save_model
 from trtpipe.report.stage_records import OutputDifference, SimplifyRecord
 
 if TYPE_CHECKING:
@@ -169,16 +169,15 @@ def _expanded(model: ir.Model) -> bool:
 
 
 def _onnxsim(source: Path, rewritten: ir.Model | None) -> ir.Model:
-    """onnxsim's result for the file, or for the rewritten model."""
-    import onnx
-
+    """onnxsim's result for the file, which it reads itself, or for the rewritten model."""
     with without("torch"):
         import onnxsim
 
     try:
-        proto = onnx.load(source) if rewritten is None else ir.serde.serialize_model(rewritten)
+        proto = read_proto(source) if rewritten is None else ir.serde.serialize_model(rewritten)
         domains = _domains(proto)
-        simplified, _ = onnxsim.simplify(proto, skipped_optimizers=list(_FOR_ONNXRUNTIME))
+        given = str(source) if rewritten is None else proto
+        simplified, _ = onnxsim.simplify(given, skipped_optimizers=list(_FOR_ONNXRUNTIME))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise StageError(f"onnxsim failed: {reason}", "run again with --no-simplify") from error

@@ -166,15 +166,15 @@ def _serve(request: ForkRequest, messages: MessageStream, memory: SharedMemory) 
 def _serve_models(request: ForkRequest, messages: MessageStream, memory: SharedMemory) -> NoReturn:
     """Open one model after another until the parent closes the stream, which ends in an EOFError."""
     opener: ModelOpener = load_name(request.opener)
-    path = request.model
+    path, few = request.model, request.few
     while True:
-        with opener(Path(path), request.threads) as runner:
+        with opener(Path(path), request.threads, few) as runner:
             found = Interface(device=runner.device, inputs=runner.inputs, outputs=runner.outputs)
             messages.send(_done(found))
             session = _Session(runner, memory)
             while (received := MODEL_REQUEST.validate_json(messages.receive())).action != "open":
                 messages.send(session.reply(received))
-        path = received.name
+        path, few = received.name, received.few
 
 
 def _done(reply: Record) -> bytes:

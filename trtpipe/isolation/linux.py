@@ -104,6 +104,11 @@ def release_memory(size: int) -> None:
     if size < _LARGE:
         return
     gc.collect()
+    return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what was freed, and stayed with the process because the C library keeps it."""
     with suppress(OSError, AttributeError):  # another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)
 

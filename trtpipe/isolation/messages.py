@@ -30,7 +30,8 @@ class ForkRequest(Record):
     """A request to the fork server: fork a child that opens a model or runs a task, or end a child.
 
     Attributes:
-        opener: ``package.module:function``, called with ``model`` and ``threads``; see ``remote_runner.ModelOpener``.
+        opener: ``package.module:function``, called with ``model``, ``threads`` and ``few``; see
+            ``remote_runner.ModelOpener``.
         task: ``package.module:function``, as for ``worker.call``.
         session: ``package.module:function``, called in the child's main thread with its stream and shared memory, to
             run the user's code.
@@ -43,6 +44,7 @@ class ForkRequest(Record):
     opener: str = ""
     model: str = ""
     threads: int = 0
+    few: bool = False
     task: str = ""
     session: str = ""
     preload: tuple[str, ...] = ()
@@ -66,12 +68,14 @@ class ModelRequest(NamedTuple):
         feeds: in shared memory.
         name: the other model's path, or the reducer's ``module:Class``.
         tensors: the names that the reducer is made from.
+        few: whether the other model runs a few times only.
     """
 
     action: Action
     feeds: list[list[ArrayRef]]
     name: str = ""
     tensors: tuple[str, ...] = ()
+    few: bool = False
 
 
 class ModelReply(NamedTuple):

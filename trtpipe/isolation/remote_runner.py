@@ -48,8 +48,8 @@ class OpenModel(Runner, Protocol):
         """Runs whose outputs go to a reducer."""
 
 
-#: Opens the model at a path with so many threads (0: the runtime's default).
-ModelOpener: TypeAlias = Callable[[Path, int], AbstractContextManager[OpenModel]]
+#: Opens the model at a path with so many threads (0: the runtime's default), to run it a few times only or often.
+ModelOpener: TypeAlias = Callable[[Path, int, bool], AbstractContextManager[OpenModel]]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,12 @@ class RemoteRunner:
         return MODEL_REPLY.validate_python(reply_of(message, running))
 
 
+class RemoteTurn(Protocol):
+    """Opens models in one child, each in place of the one before; see ``backends.base.Turn``."""
+
+    def __call__(self, model: Path, *, few: bool = False) -> RemoteRunner: ...
+
+
 class _RemoteReduction:
     """A reduction in the child; its methods raise what ``RemoteRunner.infer`` and the reducer raise."""
 
@@ -163,18 +169,18 @@ def open_remote(opener: Opener, model: Path, settings: Settings) -> Iterator[Rem
 
 
 @contextmanager
-def open_remote_in_turn(opener: Opener, settings: Settings) -> Iterator[Callable[[Path], RemoteRunner]]:
+def open_remote_in_turn(opener: Opener, settings: Settings) -> Iterator[RemoteTurn]:
     """Yield a function that opens models of one folder in one child, each in place of the one before; it raises what
     ``open_remote`` raises.
     """
     children: list[Child] = []
     with ExitStack() as stack:
 
-        def turn(model: Path) -> RemoteRunner:
+        def turn(model: Path, *, few: bool = False) -> RemoteRunner:
             folder, what = model.parent.absolute(), f"running {model.name}"
             path = str(folder / model.name)
             if children:
-                children[0].send(MODEL_REQUEST.dump_json(ModelRequest("open", [], path)), what)
+                children[0].send(MODEL_REQUEST.dump_json(ModelRequest("open", [], path, few=few)), what)
             else:
                 with starting(what):
                     limits = limits_for(settings, work=LIGHT, size=folder_size(folder))
@@ -182,6 +188,7 @@ def open_remote_in_turn(opener: Opener, settings: Settings) -> Iterator[Callable
                         opener=opener.function,
                         model=path,
                         threads=settings.threads,
+                        few=few,
                         preload=opener.preload,
                         confinement=confinement_of((folder,), (), limits),
                     )

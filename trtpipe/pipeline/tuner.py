@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 #: What comes before any choice of layers.
 BEFORE = ("export", "simplify", "observe", "calibrate")
 #: Evaluations of the metric at most, float32's own among them.
-MOST_EVALUATIONS = 12
+MOST_EVALUATIONS = 6
 #: Free corrections that are tried on the metric, before any layer is kept.
-_ON_METRIC = 3
+_ON_METRIC = 2
 #: dB: what another method has to gain to come before the recipe's own.
 _GAIN = 0.5
 _NO_WORK, _NOTHING_QUANTIZED = WorkShare(total=0, eight_bit=0), WorkShare(total=1, eight_bit=0)

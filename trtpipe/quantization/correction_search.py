@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.stage_settings import GateSettings
     from trtpipe.data.sample import Dataset
-    from trtpipe.isolation.reducer import Runner
     from trtpipe.progress import Progress
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
@@ -101,11 +100,13 @@ class Found:
     """The corrections of a plan, the samples they were found on, and how they left its outputs.
 
     Attributes:
+        noise: of every feed with the corrections, in dB; none where the outputs tell nothing.
         used: the share of the gate's tolerance that the corrected graph uses; above 1 it fails.
     """
 
     corrections: Corrections
     samples: TrialSamples
+    noise: np.ndarray
     used: float
 
     def fits(self, tensors: AbstractSet[str]) -> bool:
@@ -165,31 +166,30 @@ def find_corrections(
     trials = TrialRunner(graph, plan, workdir)
     drawn = sample_feeds(dataset, _SMOOTHED_ON, FEED_BYTES)
     trial = min(max(ranges.samples // _EVERY, FEWEST), FEEDS)
-    with trials.exact() as runner:
-        maxima = Maxima(trials.groups)
-        means: list[Feed] = []
+    maxima = Maxima(trials.groups)
+    means: list[Feed] = []
 
-        def taken(found: Feed) -> Feed:
-            maxima.update(found)
-            means.append({node: found[mean] for node, mean in trials.means.items()})
-            return {name: found[name] for name in (*trials.compared, *trials.outputs)}
+    def taken(found: Feed) -> Feed:
+        maxima.update(found)
+        means.append({node: found[mean] for node, mean in trials.means.items()})
+        return {name: found[name] for name in (*trials.compared, *trials.outputs)}
 
-        feeds, outputs = run_all(runner, drawn[:trial], tolerant, taken)
-        samples = TrialSamples(feeds, outputs, trials.compared, trials.outputs)
-        reference = samples.reference(gate)
-        if not reference.noise.informative or not plan.points:
-            return Found(Corrections(), samples, 0.0)
-        plain = trials.run(Corrections(), feeds, reference)
-        candidates = _smoothings(trials, ranges, runner, maxima) if plain.noise.mean() > _QUIET else {}
-        progress.advance("correction", 1, len(STRENGTHS) + 2)
+    def see(drawn: list[Feed]) -> tuple[list[Feed], list[Feed]]:
+        with trials.exact() as runner:
+            return run_all(runner, drawn, tolerant, taken)
 
-        def see_more() -> None:
-            run_all(runner, drawn[trial:], tolerant, taken)
-
-        found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress, see_more)
+    feeds, outputs = see(drawn[:trial])
+    samples = TrialSamples(feeds, outputs, trials.compared, trials.outputs)
+    reference = samples.reference(gate)
+    if not reference.noise.informative or not plan.points:
+        return Found(Corrections(), samples, np.zeros(0), 0.0)
+    plain = trials.run(Corrections(), feeds, reference)
+    candidates = _smoothings(trials, ranges, maxima) if plain.noise.mean() > _QUIET else {}
+    progress.advance("correction", 1, len(STRENGTHS) + 2)
+    found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress, lambda: see(drawn[trial:]))
     best = _compensation(trials, best, feeds, reference, found)
     best = _biases(trials, best, feeds, means, reference, found)
-    return Found(best.corrections.model_copy(update={"trials": tuple(found)}), samples, best.used)
+    return Found(best.corrections.model_copy(update={"trials": tuple(found)}), samples, best.noise, best.used)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +208,7 @@ def _best_smoothing(
     feeds: list[Feed],
     reference: Reference,
     progress: Progress,
-    see_more: Callable[[], None],
+    see_more: Callable[[], object],
 ) -> tuple[list[CorrectionTrial], Trial]:
     """The strengths on a few feeds, and the best of them on all, if it may gain.
 
@@ -295,7 +295,7 @@ def _better(
 
 
 def _smoothings(
-    trials: TrialRunner, ranges: Ranges, runner: Runner, maxima: Maxima
+    trials: TrialRunner, ranges: Ranges, maxima: Maxima
 ) -> dict[str, Callable[[list[Feed]], dict[str, Smoothing]]]:
     """What is tried -> how every activation is smoothed then, with its range on some feeds."""
     groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
@@ -309,13 +309,14 @@ def _smoothings(
     def smoothing(strength: float, some: list[Feed]) -> dict[str, Smoothing]:
         factors = {name: factors_of(name, group, strength) for name, group in groups.items()}
         before, after = ({name: TensorStatistics() for name in groups} for _ in range(2))
-        for feed in some:
-            found = run_known(runner, feed)
-            for name, divisor in factors.items():
-                value = found[name]
-                if value.size:
-                    before[name].update(value)
-                    after[name].update(value / along(divisor, groups[name].axis, value.ndim))
+        with trials.exact() as runner:  # one large graph is open at a time
+            for feed in some:
+                found = run_known(runner, feed)
+                for name, divisor in factors.items():
+                    value = found[name]
+                    if value.size:
+                        before[name].update(value)
+                        after[name].update(value / along(divisor, groups[name].axis, value.ndim))
         return {
             name: Smoothing(
                 factors=packed(divisor),
@@ -372,7 +373,7 @@ class TrialRunner:
         wanted = dict.fromkeys([*self.groups, *(str(value.name) for fold in folds for value in fold.between)])
         expose_too(model, [name for name in wanted if name not in shown])
         self.means = measure_means(model, self._channels)
-        with opened(model, self._workdir, self._graph.runtime, "exact.onnx") as runner:  # others are opened meanwhile
+        with self._opened(model) as runner:
             yield runner
 
     def run(self, corrections: Corrections, feeds: list[Feed], reference: Reference) -> Trial:

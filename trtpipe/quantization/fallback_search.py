@@ -18,17 +18,16 @@ from trtpipe.calibration.corrections import CorrectionTrial, Fallback
 from trtpipe.passes.decisions import LEAST_SHARE, SENSITIVE
 from trtpipe.quantization.correction_search import ENOUGH
 from trtpipe.quantization.layer_search import LayerTrial, Search
-from trtpipe.quantization.output_noise import OutputNoise, noise_alone, noise_of
+from trtpipe.quantization.output_noise import OutputNoise, noise_alone
 from trtpipe.quantization.range_search import surely_less
 from trtpipe.quantization.sensitivity import GroupSensitivity
 from trtpipe.quantization.simulator import open_simulator
 from trtpipe.reference.reference_outputs import run_every
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from trtpipe.artifact import Feed
     from trtpipe.calibration.corrections import Corrections
     from trtpipe.config.stage_settings import GateSettings
     from trtpipe.progress import Progress
@@ -49,7 +48,7 @@ _GAIN_BELOW, _GAIN, _SIGMAS = 6.0, 3.0, 2.0
 #: Runs of the model for all groups together, and feeds for each of them: at least, and at most.
 _RUNS, _FEWEST, _MOST_FEEDS = 128, 2, 16
 #: Choices of groups that are judged by the gate, at most.
-_EVALUATIONS = 8
+_EVALUATIONS = 6
 
 
 def find_fallback(
@@ -93,6 +92,7 @@ class _Fallback:
     ) -> None:
         self._session, self._found, self._reference, self._progress = session, found, reference, progress
         self._least = least
+        self._judged: dict[tuple[int, ...], tuple[np.ndarray, float]] = {}
         self._alone = self._noise_alone(found.samples)
         self._groups = tuple(
             GroupSensitivity(
@@ -106,8 +106,7 @@ class _Fallback:
         """Keep what is worth it; then, while the outputs are beyond tolerance, what brings them within it."""
         corrections = self._found.corrections
         choice = self._worth_it() if corrections.noise is not None and corrections.noise > POOR else _Choice((), ())
-        used = self._used(choice.kept) if choice.kept else self._found.used
-        if used > 1:
+        if (self._judge(choice.kept)[1] if choice.kept else self._found.used) > 1:
             choice = self._within_tolerance(choice)
         whole = self._total + self._session.not_lowered
         work = sum(self._groups[index].macs for index in choice.kept)
@@ -135,25 +134,22 @@ class _Fallback:
 
     def _worth_it(self) -> _Choice:
         """The groups that make most of the noise with little work; found on other feeds than they are judged on."""
-        session, samples = self._session, self._found.samples
-        kept = sensitive(session.groups, self._alone, MOST_WORK * self._total)
-        feeds, held = samples.feeds[1::2], OutputNoise(samples.expected[1::2], samples.compared)
-        if not kept or not held.informative:
+        groups, held = self._session.groups, slice(1, None, 2)
+        kept = tuple(sorted(sensitive(groups, self._alone, MOST_WORK * self._total)))
+        if not kept or len(self._found.noise) < 2:
             return _Choice((), ())
-        rest = [index for index in range(len(session.groups)) if index not in kept]
-        shares = (noise_of(session, on, held, feeds) for on in (range(len(session.groups)), rest))
-        before, after = (10 * np.log10(np.maximum(share, 1e-12)) for share in shares)
-        left = sum(session.groups[index].macs for index in rest)
-        least = LEAST_SHARE * (self._total + session.not_lowered)
-        taken = surely_less(after, before, _GAIN_BELOW if left < least <= self._total else _GAIN, _SIGMAS)
-        trial = self._trial(tuple(sorted(kept)), float(after.mean()), taken=taken)
-        return _Choice(tuple(sorted(kept)) if taken else (), (trial,))
+        noise = self._judge(kept)[0]
+        left = self._total - sum(groups[index].macs for index in kept)
+        least = LEAST_SHARE * (self._total + self._session.not_lowered)
+        gain = _GAIN_BELOW if left < least <= self._total else _GAIN
+        taken = surely_less(noise[held], self._found.noise[held], gain, _SIGMAS)
+        return _Choice(kept if taken else (), (self._trial(kept, taken=taken),))
 
     def _within_tolerance(self, before: _Choice) -> _Choice:
         """The least work that brings the outputs within tolerance, or else the best that the least coverage allows."""
         search = Search(
             self._groups,
-            self._used,
+            lambda kept: self._judge(kept)[1],
             allowed=1.0,
             most=_EVALUATIONS,
             exact=self._least == 0,
@@ -164,29 +160,21 @@ class _Fallback:
         chosen = search.everything if kept is None else kept
         if not chosen:
             return _Choice((), before.trials, held=kept is not None)
-        samples = self._found.samples
-        noise = OutputNoise(samples.expected, samples.compared)
-        after = noise_of(self._session, self._rest(chosen), noise, samples.feeds)
-        decibels = float((10 * np.log10(np.maximum(after, 1e-12))).mean())
         dropped = tuple(trial.model_copy(update={"taken": False}) for trial in before.trials)
-        return _Choice(chosen, (*dropped, self._trial(chosen, decibels, taken=True)), held=kept is not None)
+        return _Choice(chosen, (*dropped, self._trial(chosen, taken=True)), held=kept is not None)
 
-    def _used(self, kept: Sequence[int]) -> float:
-        """The share of the tolerance that the outputs use with these groups kept."""
-        session = self._session
-        runner = session.set(self._rest(kept))
-        return self._reference.evaluate(run_every(runner, self._feeds, session.scales(session.plan.limits)))[1]
+    def _judge(self, kept: tuple[int, ...]) -> tuple[np.ndarray, float]:
+        """Of every feed the noise in dB, and the share of the tolerance that is used, with these groups kept."""
+        if kept not in self._judged:
+            session, feeds = self._session, self._found.samples.feeds
+            rest = [index for index in range(len(session.groups)) if index not in kept]
+            results = run_every(session.set(rest, runs=len(feeds)), feeds, session.scales(session.plan.limits))
+            self._judged[kept] = self._reference.evaluate(results)
+        return self._judged[kept]
 
-    @property
-    def _feeds(self) -> list[Feed]:
-        return self._found.samples.feeds
-
-    def _rest(self, kept: Collection[int]) -> list[int]:
-        return [index for index in range(len(self._session.groups)) if index not in kept]
-
-    def _trial(self, kept: tuple[int, ...], noise: float, *, taken: bool) -> CorrectionTrial:
+    def _trial(self, kept: tuple[int, ...], *, taken: bool) -> CorrectionTrial:
         name = f"{len(kept)} of {len(self._session.groups)} groups in higher precision"
-        return CorrectionTrial(correction=name, noise=noise, taken=taken)
+        return CorrectionTrial(correction=name, noise=float(self._judge(kept)[0].mean()), taken=taken)
 
     def _reasons(self, kept: tuple[int, ...]) -> dict[str, str]:
         total = max(sum(self._alone), 1e-12)

@@ -1,15 +1,15 @@
-"""The smallest set of layers kept in higher precision that holds a budget on the true metric, in a dozen evaluations.
+"""The smallest set of layers kept in higher precision that holds a budget on the true metric, in a few evaluations.
 
 Let ``e_g`` be the noise a group of layers adds alone (``sensitivity``) and ``c_g`` its multiply-accumulates.
 
 1. All groups in 8 bits. If the budget holds, nothing needs to be kept.
 2. Of all choices of groups only those matter than which none keeps less work and leaves less noise: a frontier, from
    nothing kept to everything. Powers nearly add up, so it is a knapsack's (``frontier``).
-3. The least of it that holds is found by bisection on the metric. Small losses are nearly proportional to noise, so
-   the first guess is where the noise left is the share of all noise that the budget is of the loss; each failure
-   corrects the guess.
-4. Backward elimination (Zeller & Hildebrandt 2002, "delta debugging"): of what is kept, halves, quarters, ... single
-   groups are put back into 8 bits, the least sensitive first, while the budget holds.
+3. The least of it that holds is found by the secant method on the metric. Small losses are nearly a power of noise,
+   with the exponent 1 at first: the first guess is where the noise left is the share of all noise that the budget is
+   of the loss. Then the exponent is that of the two trials nearest to the budget. Bisection where that leads too far.
+4. With evaluations left, backward elimination (Zeller & Hildebrandt 2002, "delta debugging"): of what is kept, halves,
+   quarters, ... single groups are put back into 8 bits, the least sensitive first, while the budget holds.
 5. What the noise did not foresee: with evaluations left, choices that keep less work, the least noise first; for up to
    a dozen groups.
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from trtpipe.quantization.sensitivity import GroupSensitivity
 
-#: Evaluations that are left to elimination if anything is kept.
-_RESERVED = 3
+#: Exponents of the noise between which a loss is taken to grow: two trials near each other tell any.
+_EXPONENTS = (0.5, 4.0)
 #: Up to so many groups all choices are looked through.
 _EXHAUSTIVE = 12
 #: Choices on the frontier, about.
@@ -124,17 +124,26 @@ class Search:
         choices = self.choices
         left = [self._noise(kept) for kept in choices]
         low, high = 0, len(choices) - 1  # choice low fails, choice high holds
-        enough = left[0] * self.allowed / max(self.trials[0].loss, 1e-12)
-        while high - low > 1 and len(self.trials) < self.most - _RESERVED:
+        while high - low > 1 and len(self.trials) < self.most:
+            enough = self._enough()
             guess = next(index for index, noise in enumerate(left) if noise <= enough or index == high)
             middle = guess if low < guess < high else (low + high) // 2
             if self._holds(choices[middle]):
                 high = middle
-                enough = math.sqrt(left[low] * left[high])
             else:
                 low = middle
-                enough = left[low] * min(self.allowed / max(self.trials[-1].loss, 1e-12), 0.5)
         return choices[high]
+
+    def _enough(self) -> float:
+        """The noise that may be left, by the trials so far."""
+        known = [(self._noise(trial.kept), trial.loss) for trial in self.trials if 0 < trial.loss < math.inf]
+        points = [(math.log(noise), math.log(loss / self.allowed)) for noise, loss in known if noise > 0 < self.allowed]
+        if not points:
+            return 0.0
+        (noise, excess), *others = sorted(points, key=lambda point: (abs(point[1]), point))
+        slopes = [(excess - other[1]) / (noise - other[0]) for other in others[:1] if other[0] != noise]
+        exponent = min(max(slopes[0], _EXPONENTS[0]), _EXPONENTS[1]) if slopes else 1.0
+        return math.exp(noise - excess / exponent)
 
     def _noise(self, kept: Collection[int]) -> float:
         """Noise that is left, as the sum of the groups' says."""

@@ -118,7 +118,7 @@ def _stored(session: SimulatorSession, feeds: list[Feed]) -> tuple[tuple[Partiti
     values = tuple(dict.fromkeys(name for partition in session.partitions for name in partition.values))
     if not values:
         return (), feeds
-    results = run_every(session.set((), show=values), feeds, session.scales(session.plan.limits))
+    results = run_every(session.set((), runs=len(feeds), show=values), feeds, session.scales(session.plan.limits))
     first = next(results)
     partitions, held = [], 0
     most = min(max(session.weight_bytes // 2, _LEAST_BYTES), _MOST_BYTES)
@@ -143,5 +143,5 @@ def noise_of(
 ) -> np.ndarray:
     """float64[feeds]: noise over signal power with these groups lowered, the mean over outputs."""
     scales = session.scales(session.plan.limits)
-    results = run_every(session.set(groups, begin=begin), feeds, scales)
+    results = run_every(session.set(groups, runs=len(feeds), begin=begin), feeds, scales)
     return np.array([measure.shares(index, found).mean() for index, found in enumerate(results)])

@@ -83,7 +83,7 @@ def evaluating(
         )
     widest = plan.calibrated(ranges_from_statistics(statistics, "max", 100.0, plan.format))
     with open_simulator(graph, widest, workdir) as session:
-        runner = session.set(range(len(session.groups)))
+        runner = session.set(range(len(session.groups)), runs=TRIALS * len(feeds))
 
         def evaluate(amax: Mapping[str, float]) -> np.ndarray:
             return noise.decibels(run_every(runner, feeds, session.scales(amax)))

@@ -27,16 +27,18 @@ from trtpipe.quantization.simulation_graph import (
 from trtpipe.reference.reference_outputs import forget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import OpenRunner
+    from trtpipe.backends.base import OpenRunner, Turn
     from trtpipe.config.formats import Format
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
     from trtpipe.quantization.simulation_graph import Partition
 
+#: Runs that a graph is not made fast for.
+_FEW = 4
 _GRAPH, _WEIGHTS, _CHOSEN = "simulated.onnx", "simulated.data", "chosen.onnx"
 
 
@@ -78,7 +80,7 @@ class SimulatorSession:
     _proto: onnx.ModelProto
     _conditions: Mapping[str, str]
     _scales: Mapping[str, str]
-    _turn: Callable[[Path], OpenRunner]
+    _turn: Turn
 
     def scales(self, amax: Mapping[str, float]) -> Feed:
         """What to feed for these ranges; of tensors that share a scale the largest counts, as in lowering."""
@@ -97,10 +99,13 @@ class SimulatorSession:
         path = self._folder / _WEIGHTS
         return path.stat().st_size if path.exists() else 0
 
-    def set(self, groups: Collection[int], *, begin: Partition | None = None, show: Collection[str] = ()) -> OpenRunner:
+    def set(
+        self, groups: Collection[int], *, runs: int, begin: Partition | None = None, show: Collection[str] = ()
+    ) -> OpenRunner:
         """A runner of the graph in which just these groups are lowered, good until the next choice.
 
         Args:
+            runs: how many times it will run, about.
             begin: take the values of this partition as inputs; no group may lie before it.
             show: values to give as outputs too.
         """
@@ -110,7 +115,7 @@ class SimulatorSession:
             chosen.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         path = self._folder / _CHOSEN
         path.write_bytes((chosen if begin is None else behind(chosen, begin)).SerializeToString())
-        return self._turn(path)
+        return self._turn(path, few=runs <= _FEW)
 
 
 @contextmanager

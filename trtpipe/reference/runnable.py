@@ -92,6 +92,7 @@ def open_watched(
     """
     from trtpipe.accuracy.parity import Contender
     from trtpipe.preflight.onnx_io import save_model
+    from trtpipe.reference.reference_outputs import forget
     from trtpipe.reference.storage import StorageWatch
     from trtpipe.reference.watch_storage import watch_storage
 
@@ -101,6 +102,8 @@ def open_watched(
     model = emulated(path)
     probes, makers = watch_storage(model)
     save_model(model, workdir / "emulated.onnx")
+    del model  # whoever runs it reads the file
+    forget(path)
     runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", runtime))
     note = f"{precision.half.storage} storage emulated"
     return Contender("lowered", StorageWatch(runner, probes, makers), precision, note, before)
