@@ -40,6 +40,17 @@ def test_images(network: Path, tmp_path: Path) -> None:
     assert found.command[:3] == ("trtpipe", "build", str(network))
 
 
+def test_sounds(tmp_path: Path) -> None:
+    save(model("(float[1,80,200] x) => (float[1,80,200] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "a.wav").touch()
+    found = trtpipe.init(tmp_path / "m.onnx", tmp_path / "start", calib_data=str(tmp_path / "sounds"))
+    audio = files_of(tmp_path / "start")[1].data.audio
+    assert audio is not None
+    assert (audio.bands, audio.seconds, audio.mean) == (80, 2.0, -4.0)
+    assert any("sample_rate" in guess for guess in found.guesses)
+
+
 def test_arrays_need_no_preprocessing(network: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((4, 3, 8, 8), np.float32))
     trtpipe.init(network, tmp_path / "start", calib_data=str(tmp_path / "d.npz"), eval_data=str(tmp_path / "d.npz"))

@@ -194,7 +194,7 @@ def refuse_without_data(job: Job, option: str = "--calib-data") -> None:
     if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
         raise InputError(
             f"{_spoken(job.profile.precision)} needs calibration data, and none was given",
-            f"add {option} (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
+            f"add {option} (a folder of images or WAV files, an .npz, or file.py:function) or --calib RECIPE.toml",
         )
 
 

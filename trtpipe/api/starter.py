@@ -114,7 +114,9 @@ def _dynamic(contract: IOContract) -> list[TensorSpec]:
 
 def _guesses(contract: IOContract, calib_data: str) -> Iterator[str]:
     images = [spec.name for spec in contract.inputs if _image_layout(spec)]
-    if images and (not calib_data or Path(calib_data).is_dir()):
+    if _holds_sounds(calib_data):
+        yield f"{RECIPE}: sample_rate, window, hop, mean and std are Whisper's; take those of the training code"
+    elif images and (not calib_data or Path(calib_data).is_dir()):
         yield f"{RECIPE}: mean, std and resize of {images[0]} are ImageNet's; take those of the training code"
     if dynamic := _dynamic(contract):
         names = ", ".join(spec.name for spec in dynamic)
@@ -181,7 +183,9 @@ def _recipe(contract: IOContract, calib_data: str, eval_data: str) -> str:
         "seed = 0  # which samples, where there are more",
     ]
     image = next((spec for spec in contract.inputs if _image_layout(spec)), None)
-    if image is not None and (not calib_data or Path(calib_data).is_dir()):
+    if _holds_sounds(calib_data):
+        lines += ["", *_sounds(contract.inputs[0])]
+    elif image is not None and (not calib_data or Path(calib_data).is_dir()):
         lines += ["", *_images(image, several=len(contract.inputs) > 1)]
     evaluation = [
         "[evaluation]",
@@ -198,6 +202,27 @@ def _place(source: str) -> str:
     if colon and Path(path).exists():
         return f"{Path(path).absolute()}:{function}"
     return str(Path(source).absolute()) if source and Path(source).exists() else source
+
+
+def _holds_sounds(calib_data: str) -> bool:
+    """Whether it is a folder with WAV files."""
+    return Path(calib_data).is_dir() and bool(calib_data) and any(Path(calib_data).rglob("*.wav"))
+
+
+def _sounds(spec: TensorSpec) -> Iterator[str]:
+    whisper = CalibrationRecipe.load("whisper-mel").data.audio
+    assert whisper is not None
+    bands, frames = spec.shape[-2:] if spec.shape is not None and len(spec.shape) >= 2 else (None, None)
+    yield "[data.audio]  # y = (log10(energy) - mean) / std, of mel bands"
+    yield f"sample_rate = {whisper.sample_rate}  # Hz; files of another rate are refused"
+    yield f"window = {whisper.window}  # values in a frame"
+    yield f"hop = {whisper.hop}  # from one frame to the next"
+    yield f"bands = {bands if isinstance(bands, int) else whisper.bands}"
+    if isinstance(frames, int):
+        yield f"seconds = {frames * whisper.hop / whisper.sample_rate}  # cut, or filled up with silence"
+    yield f"decades = {whisper.decades}  # lower logarithms are raised to so many below the largest"
+    yield f"mean = {whisper.mean}"
+    yield f"std = {whisper.std}"
 
 
 def _images(spec: TensorSpec, *, several: bool) -> Iterator[str]:

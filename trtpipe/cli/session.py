@@ -161,8 +161,8 @@ def profile_of(file: Path | None, overrides: Sequence[Override]) -> DeploymentPr
 
 
 def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRecipe:
-    """The calibration recipe in force. An evaluation folder of images without settings of its own is prepared like
-    the calibration images.
+    """The calibration recipe in force. An evaluation folder without settings of its own is prepared like the
+    calibration data.
 
     Raises:
         InputError: the file or an option is wrong.
@@ -177,8 +177,8 @@ def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRe
     if not evaluation.source and not evaluation.own:
         option = next((o.option for o in overrides if o.at[0] == "evaluation"), "[evaluation]")
         raise _no_evaluation(option)
-    if evaluation.image is None and Path(evaluation.source).is_dir():
-        evaluation = evaluation.model_copy(update={"image": recipe.data.image})
+    if not (evaluation.image or evaluation.audio) and Path(evaluation.source).is_dir():
+        evaluation = evaluation.model_copy(update={"image": recipe.data.image, "audio": recipe.data.audio})
     return recipe.model_copy(update={"evaluation": evaluation})
 
 
