@@ -67,7 +67,7 @@ def programs(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> Ite
 
 
 def test_an_empty_environment_of_its_own(programs: Path, tmp_path: Path) -> None:
-    model = save(conv_net(), tmp_path / "net.onnx")
+    model = save(conv_net("1"), tmp_path / "net.onnx")
     trtpipe = programs / "trtpipe"
     place = Path(done(programs / "python", "-c", "import trtpipe; print(trtpipe.__file__)", folder=tmp_path).strip())
     assert place.is_relative_to(tmp_path / "venv")

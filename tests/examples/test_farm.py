@@ -22,5 +22,5 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     assert len(names) == 6
     assert all(name in planned for name in names)
     assert report["built"] == 0, "the third command builds again"
-    assert all(cell["outcome"] == "passed" for cell in report["cells"])
+    assert all(cell["state"] == "passed" for cell in report["cells"])
     assert (tmp_path / "build" / "farm" / "matrix.html").is_file()
