@@ -43,7 +43,7 @@ def decoded(numbers: np.ndarray) -> str:
 
 
 def prompts(count: int, seed: int) -> Iterator[np.ndarray]:
-    """Beginnings of sentences, 16 to 64 characters."""
+    """Pieces of it, 16 to 64 characters."""
     random = np.random.default_rng(seed)
     for _ in range(count):
         start, length = random.integers(0, len(text()) - 64), random.integers(16, 65)
@@ -56,10 +56,10 @@ def empty_cache() -> Feed:
     return {f"past.{layer}.{part}": np.zeros(shape, np.float32) for layer in range(LAYERS) for part in (0, 1)}
 
 
-def steps(run: Run, prompt: np.ndarray, new: int = NEW) -> Iterator[tuple[Feed, int]]:
+def steps(run: Run, prompt: np.ndarray) -> Iterator[tuple[Feed, int]]:
     """Greedy decoding: the prompt at once, then one character after the other. Each feed, and what was chosen."""
     feed = {"ids": prompt[None], **empty_cache()}
-    for _ in range(new):
+    for _ in range(NEW):
         outputs = run(feed)
         chosen = int(outputs["logits"][0, -1].argmax())
         yield feed, chosen

@@ -95,6 +95,5 @@ def spearman(run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> d
 
 def _ranks(values: list[float]) -> np.ndarray:
     """Places in sorted order; equal values share the middle one."""
-    unique, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    del unique
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[place])
