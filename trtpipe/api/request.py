@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.api.arguments import DEFAULTS, BuildArguments, takes
 from trtpipe.api.inspection import inspect
@@ -393,7 +393,8 @@ def _changed(profile: DeploymentProfile, changes: Mapping[str, object]) -> Deplo
     if not changes:
         return profile
     try:
-        return DeploymentProfile.model_validate({**profile.model_dump(exclude_unset=True), **changes})
+        fields = {**profile.model_dump(exclude_unset=True), **changes}
+        return TypeAdapter(DeploymentProfile).validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "profile"

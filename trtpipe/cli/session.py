@@ -235,14 +235,14 @@ def _combined(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]], numb
 
 
 def _merged(model: type[M], base: Mapping[str, Any], overrides: Iterable[Override]) -> M:
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     overrides = tuple(overrides)
     data: dict[str, Any] = dict(base)
     for override in overrides:
         _put(data, override.at, override.value)
     try:
-        return model.model_validate(data)
+        return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = tuple(str(part) for part in first["loc"])
