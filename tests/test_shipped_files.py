@@ -97,7 +97,7 @@ class TestRecipes:
 
 
 #: Examples whose commands have tests of their own in tests/examples.
-RUN = {"deploy", "detection", "imagefolder", "jetson", "regression-ci", "triton"}
+RUN = {"decoder", "deploy", "detection", "farm", "imagefolder", "jetson", "regression-ci", "speech", "text", "triton"}
 
 
 class TestReadmes:

@@ -70,6 +70,8 @@ class TestRecords:
             (lambda: trtpipe.DeploymentProfile(latency={"iterationz": 1}), r"latency\.iterationz"),
             (lambda: trtpipe.DeploymentProfile(shapes={"x": {"min": [1], "opt": [1]}}), r"shapes.*max"),
             (lambda: trtpipe.CalibrationRecipe(method="zz"), "method"),
+            (lambda: trtpipe.DeploymentProfile.model_validate({"bogus": 1}), "bogus"),
+            (lambda: trtpipe.CalibrationRecipe.model_validate({"data": {"batch": 0}}), r"data\.batch"),
             (lambda: trtpipe.CalibrationRecipe(data={"batch": 0}), r"data\.batch"),
         ],
     )

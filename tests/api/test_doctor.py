@@ -85,7 +85,7 @@ class TestPackages:
         assert not found.ready
         remedies = dict(found.missing)
         assert remedies[f"onnx: {problems['onnx']}"] == "pip install --upgrade 'onnx>=999'"
-        assert remedies["trtpipe-test-absent: not installed"] == "pip install --upgrade 'trtpipe[images]'"
+        assert remedies["trtpipe-test-absent: not installed"] == "pip install --upgrade 'trtpipe-test-absent>=3.1'"
         assert not stage(found, "export").ready
 
     def test_package_that_crashes_the_interpreter_is_named(

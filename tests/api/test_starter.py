@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from models import conv_net, model, normal, save
 
 import trtpipe
 from trtpipe.cli.app import root
-from trtpipe.errors import InputError
+from trtpipe.errors import HostError, InputError
 
 
 @pytest.fixture
@@ -38,6 +39,40 @@ def test_images(network: Path, tmp_path: Path) -> None:
     assert recipe.evaluation is None
     assert any("mean, std" in guess for guess in found.guesses)
     assert found.command[:3] == ("trtpipe", "build", str(network))
+
+
+def test_a_factory_of_fixed_inputs_is_told_how_the_batch_becomes_dynamic(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    net = "import torch\ndef net():\n    return torch.nn.Linear(4, 2), (torch.zeros(1, 4),)\n"
+    (tmp_path / "net.py").write_text(net)
+    found = trtpipe.init(f"{tmp_path / 'net.py'}:net", tmp_path / "start")
+    assert any("batch" in guess for guess in found.guesses)
+    text = found.profile.read_text(encoding="utf-8")
+    assert trtpipe.DeploymentProfile.load(found.profile).shapes == ()
+    found.profile.write_text(re.sub(r"^# (\[shapes|min|opt|max)(.*=|\.)", r"\1\2", text, flags=re.MULTILINE))
+    [shapes] = trtpipe.DeploymentProfile.load(found.profile).shapes
+    assert [(each.min, each.max) for each in shapes.values()] == [((1, 4), (32, 4))]
+
+
+def test_where_no_tensorrt_is_installed(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(wanted: str) -> tuple[str, str]:
+        raise HostError("no TensorRT", "install one")
+
+    monkeypatch.setattr("trtpipe.api.request.choose_backend", nothing)
+    trtpipe.init(network, tmp_path / "start")
+    profile, _ = files_of(tmp_path / "start")
+    assert (profile.backend, profile.targets) == ("tensorrt-rtx", ("sm86", "sm89", "sm120"))
+
+
+def test_sounds(tmp_path: Path) -> None:
+    save(model("(float[1,80,200] x) => (float[1,80,200] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "a.wav").touch()
+    found = trtpipe.init(tmp_path / "m.onnx", tmp_path / "start", calib_data=str(tmp_path / "sounds"))
+    audio = files_of(tmp_path / "start")[1].data.audio
+    assert audio is not None
+    assert (audio.bands, audio.seconds, audio.mean) == (80, 2.0, -4.0)
+    assert any("sample_rate" in guess for guess in found.guesses)
 
 
 def test_arrays_need_no_preprocessing(network: Path, tmp_path: Path) -> None:

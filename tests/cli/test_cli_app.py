@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 import trtpipe
 from trtpipe.cli.app import EXIT_CODES, SECTIONS, root
-from trtpipe.cli.groups import TopicCommand
-from trtpipe.cli.session import Session
+from trtpipe.cli.groups import TopicCommand, TopicOption
+from trtpipe.cli.session import Override, Session, profile_of, recipe_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,6 +190,22 @@ class TestOptions:
             assert self.listed(name, "--help-all") == own | usual
         else:
             assert first == own | {"--help"}
+
+    def test_defaults_in_the_help_are_those_of_the_files(self) -> None:
+        """An option that is given what its help calls the default changes nothing."""
+        options = {each for command in COMMANDS.values() for each in command.params if isinstance(each, TopicOption)}
+        named = [option for option in options if option.usual]
+        assert len({option.name for option in named}) >= 12
+        data = Override(("evaluation", "source"), "x.npz", "--eval-data")
+        for option in named:
+            session = Session()
+            context = click.Context(root, obj=session)
+            assert option.callback is not None
+            option.callback(context, option, option.type_cast_value(context, option.usual))
+            given = session.profile_overrides + session.recipe_overrides
+            assert given, option.name
+            assert profile_of(None, session.profile_overrides) == profile_of(None, []), option.name
+            assert recipe_of(None, [data, *session.recipe_overrides]) == recipe_of(None, [data]), option.name
 
     def listed(self, name: str, option: str) -> set[str]:
         """The options on a page, by their last names."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def prepared(folder: Path) -> Path:
-    """A folder that looks like the root of the repository, but for what is built in it."""
-    for name in ("examples", "calib", "profiles", "LICENSE"):
-        (folder / name).symlink_to(ROOT / name)
+    """A folder that looks like the root of the repository, but for what is built in it.
+
+    Copies: through a link, ``../../build`` of a recipe would be the repository's own.
+    """
+    for name in ("examples", "calib", "profiles"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "LICENSE", folder)
     return folder
 
 

@@ -44,5 +44,5 @@ def test_jetson(folder: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     _, _, finished, _, verified = run_commands("jetson", folder)
     assert finished.strip() == printed("jetson")[0]
-    assert "engines not executed" in verified
+    assert "engine not executed" in verified
     assert {"lowered.onnx", "finish.py", "trtexec.sh"} <= {path.name for path in (folder / "build" / "orin").iterdir()}

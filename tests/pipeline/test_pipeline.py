@@ -88,6 +88,12 @@ class TestFirstAndSecond:
             new_world.run(new_world.job(recipe={"data": data}), heard_all)
         assert sum("the evaluation data is the calibration data" in text for text in heard_all.warnings) == 2
 
+    def test_a_metric_that_brings_its_own_data_is_not_measured_on_the_calibration_data(self, new_world, heard_all):
+        (new_world.folder / "own.py").write_text("def evaluate(run):\n    return {'score': 0.5}\n")
+        evaluation = {"source": "", "metric": f"{new_world.folder / 'own.py'}:evaluate"}
+        new_world.run(new_world.job(recipe={"evaluation": evaluation}), heard_all)
+        assert not any("the evaluation data is the calibration data" in text for text in heard_all.warnings)
+
     def test_a_pattern_that_matches_nothing_is_said_again(self, world, heard_all):
         said = []
         for state in ("built", "hit"):

@@ -282,7 +282,7 @@ class TestCost:
         record = engine(layer("conv", "Int8", self.BIG), layer("kgen", "Float", self.BIG))
         words = dearer(record, INT8)
         assert "0 of 1 Conv/GEMM layers are in fp32" in words
-        assert "100.0 MB, which would be 80.0 MB" in words  # 2 x 10 + 2 x 40 MB, and 4 x 20
+        assert "its 2 kernels move 100 MB, in fp16 2 would move 80.0 MB" in words  # 2 x 10 + 2 x 40 MB, and 4 x 20
         (remark,) = judged(lowering("int8", ("Conv", "int8", 10)), record).remarks
         assert "--best" in remark
 
@@ -295,7 +295,8 @@ class TestCost:
         from trtpipe.config.formats import INT8
 
         record = engine(layer("conv", "Int8", 100_000), layer("kgen", "Int8", 10, node="q"), separate=("q",))
-        assert "fp16" in dearer(record, INT8)
+        assert "its 2 kernels move" in dearer(record, INT8)
+        assert "in fp16 1 would move" in dearer(record, INT8)
 
     def test_best_is_never_told_to_be_best(self) -> None:
         record = engine(layer("conv", "Int8", self.BIG), layer("kgen", "Float", self.BIG))

@@ -57,6 +57,11 @@ RECIPE: dict[str, Any] = {
     "data": {"source": "calib", "image": IMAGE},
     "evaluation": {"source": "eval", "metric": "score.py:score", "image": IMAGE},
 }
+#: The same on sounds.
+SOUNDS: dict[str, Any] = {
+    "data": {"source": "calib", "audio": {}},
+    "evaluation": {"source": "eval", "metric": "score.py:score", "audio": {}},
+}
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,14 @@ TABLE: dict[str, Row] = {
     "recipe.evaluation.output": Row("y", "verify evaluate"),
     "recipe.evaluation.lower_is_better": Row(True, "verify evaluate"),
     **{
+        f"recipe.{data}.audio.{name}": Row(value, "", "content")
+        for data in ("data", "evaluation")
+        for name, value in {
+            "input": "x", "sample_rate": 8000, "window": 8, "hop": 8, "bands": 8, "seconds": 5.0, "decades": 5.0,
+            "mean": 5.0, "std": 5.0,
+        }.items()
+    },
+    **{
         f"recipe.{data}.image.{name}": Row(value, "", "content")
         for data in ("data", "evaluation")
         for name, value in {
@@ -229,9 +242,9 @@ class TestTable:
     @pytest.mark.parametrize("name", TABLE)
     def test_a_field_changes_the_settings_of_just_these_stages(self, name: str) -> None:
         row, (which, *path) = TABLE[name], name.split(".")
-        base = {"profile": PROFILE, "recipe": RECIPE}
+        base = {"profile": PROFILE, "recipe": SOUNDS if "audio" in path else RECIPE}
         after = base | {which: with_field(base[which], path, row.value)}
-        assert changed(request(), request(**after)) == set(row.stages.split())
+        assert changed(request(**base), request(**after)) == set(row.stages.split())
 
     @pytest.mark.parametrize(
         ("field", "value", "stages"),

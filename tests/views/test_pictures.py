@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.formats import FORMATS
+from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
@@ -57,6 +59,21 @@ def test_kernels_are_shares_of_the_widest() -> None:
     assert drawn.kernels[0].nodes == (NODES["conv"], NODES["relu"])
     assert ("writes", "h", "FP16 1x4x6x6") in drawn.kernels[0].tensors
     assert {(format_of(color), count) for color, _, count in drawn.legend} == {("int8", 1), ("fp32", 1), ("fp16", 1)}
+
+
+def test_weights_and_traffic_against_float16() -> None:
+    """In float16 the weights take twice the bytes; the engine's input stays, and there is no separate Quantize."""
+    io = IOContract(inputs=(TensorSpec(name="x", dtype="int8", shape=(1, 16, 10, 10)),), outputs=())
+    record = EngineRecord(flavor="f", version="1", target="sm89", io=io, build_seconds=1, report=REPORT)
+    weights, traffic = pictures.against_half({"sm89": record, "sm90": record.model_copy(update={"report": None})})
+    assert [(bar.label, bar.text) for bar in weights.bars] == [
+        ("sm89", "960 B"),
+        ("sm89, in fp16 (estimate)", "1.9 kB"),
+    ]
+    assert [bar.length for bar in weights.bars] == [50.0, 100.0]
+    inside = {"sm89": 1600 + 960 + 288 + 400 + 312 + 16, "half": 1600 + 2 * 960 + 288 + 16}
+    assert traffic.bars[0].length == pytest.approx(100 * inside["sm89"] / inside["half"], abs=0.01)
+    assert pictures.against_half({"sm90": record.model_copy(update={"report": None})}) == ()
 
 
 def test_an_unknown_type_has_the_last_color() -> None:

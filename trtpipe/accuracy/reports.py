@@ -11,7 +11,7 @@ from trtpipe.accuracy.meter import Scores
 from trtpipe.artifact import Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
-from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.recipe import Preprocessing
 
 #: What an output is judged by: the absolute difference, cosine similarity, SNR; of integers, the share of equal values.
 Criterion: TypeAlias = Literal["difference", "cosine", "snr", "agreement"]
@@ -178,7 +178,7 @@ class ParityReport(Record):
     data_digest: str
     inputs_digest: str = ""
     labels_digest: str = ""
-    preprocessing: ImageSettings | None = None
+    preprocessing: Preprocessing | None = None
     evaluation: str = ""
     evaluation_digest: str = ""
     synthetic: bool

@@ -258,7 +258,8 @@ def _package(need: Requirement, problems: dict[str, str]) -> PackageState:
         problem = "not installed"
     elif not need.allows(installed):
         problem = f"{installed} is too old, {need.least} is needed"
-    what = f"'trtpipe[{need.extra}]'" if need.extra else f"'{need.name}>={need.least}'"
+    # never trtpipe's own name, which pip would look up on an index to upgrade it: whoever has it there is not known
+    what = f"'{need.name}>={need.least}'" if need.least else need.name
     install = f"pip install --upgrade {what}" if problem else ""
     return PackageState(
         name=need.name, extra=need.extra, needed=need.least, installed=installed, problem=problem, install=install

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.api.arguments import DEFAULTS, BuildArguments, takes
 from trtpipe.api.inspection import inspect
@@ -194,7 +194,7 @@ def refuse_without_data(job: Job, option: str = "--calib-data") -> None:
     if job.profile.precision.calibrated and not job.recipe.data.source and not job.allow_random:
         raise InputError(
             f"{_spoken(job.profile.precision)} needs calibration data, and none was given",
-            f"add {option} (a folder of images, an .npz, or file.py:function) or --calib RECIPE.toml",
+            f"add {option} (a folder of images or WAV files, an .npz, or file.py:function) or --calib RECIPE.toml",
         )
 
 
@@ -393,7 +393,8 @@ def _changed(profile: DeploymentProfile, changes: Mapping[str, object]) -> Deplo
     if not changes:
         return profile
     try:
-        return DeploymentProfile.model_validate({**profile.model_dump(exclude_unset=True), **changes})
+        fields = {**profile.model_dump(exclude_unset=True), **changes}
+        return TypeAdapter(DeploymentProfile).validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "profile"

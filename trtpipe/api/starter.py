@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from trtpipe.api.arguments import CommonArguments, takes
 from trtpipe.api.request import chosen_engines
 from trtpipe.api.stages import export
+from trtpipe.backends.choice import default_targets
 from trtpipe.config.formats import FP16, INT8, Precision
 from trtpipe.config.paths import path_of
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
-from trtpipe.errors import InputError
+from trtpipe.config.source import FactorySource, parse_source
+from trtpipe.errors import HostError, InputError
 from trtpipe.pipeline.publish import check_writable, write_files
 from trtpipe.preflight.onnx_io import read_contract
 from trtpipe.progress import NullProgress
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import IOContract, TensorSpec
     from trtpipe.config.paths import PathLike
+    from trtpipe.config.target import Target
+    from trtpipe.progress import Progress
 
 PROFILE, RECIPE = "profile.toml", "recipe.toml"
 _BATCH = (1, 8, 32)
@@ -35,6 +39,8 @@ _CHANNELS = (1, 3)
 #: Smallest, usual and largest length of an axis whose meaning is not known.
 _LENGTH = (1, 128, 512)
 _PIXELS = (224, 224, 640)
+#: The back-end that needs no GPU.
+_ANYWHERE = "tensorrt-rtx"
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,10 @@ def init(
         exported = export(source, Path(work) / "model.onnx", **common)
         assert exported.out is not None
         contract = read_contract(exported.out)
-    guesses = list(_guesses(contract, calib_data))
-    profile, recipe = _profile(name, contract, calib_data, common), _recipe(contract, calib_data, eval_data)
+    choosable = _choosable(name, contract)
+    guesses = list(_guesses(contract, choosable, calib_data))
+    profile = _profile(name, contract, choosable, calib_data, common)
+    recipe = _recipe(contract, calib_data, eval_data)
     folder.mkdir(parents=True, exist_ok=True)
     write_files({files[0]: profile, files[1]: recipe}, named=files)
     DeploymentProfile.load(files[0])  # what is written here is what is read there
@@ -112,18 +120,30 @@ def _dynamic(contract: IOContract) -> list[TensorSpec]:
     return [spec for spec in contract.inputs if spec.shape is None or any(not isinstance(d, int) for d in spec.shape)]
 
 
-def _guesses(contract: IOContract, calib_data: str) -> Iterator[str]:
+def _choosable(name: str, contract: IOContract) -> list[TensorSpec]:
+    """Inputs of a PyTorch factory that are fixed, and would not be with shapes in the profile."""
+    factory = isinstance(parse_source(name), FactorySource)
+    return [spec for spec in contract.inputs if spec.shape] if factory and not _dynamic(contract) else []
+
+
+def _guesses(contract: IOContract, choosable: list[TensorSpec], calib_data: str) -> Iterator[str]:
     images = [spec.name for spec in contract.inputs if _image_layout(spec)]
-    if images and (not calib_data or Path(calib_data).is_dir()):
+    if _holds_sounds(calib_data):
+        yield f"{RECIPE}: sample_rate, window, hop, mean and std are Whisper's; take those of the training code"
+    elif images and (not calib_data or Path(calib_data).is_dir()):
         yield f"{RECIPE}: mean, std and resize of {images[0]} are ImageNet's; take those of the training code"
     if dynamic := _dynamic(contract):
         names = ", ".join(spec.name for spec in dynamic)
         yield f"{PROFILE}: the shapes of {names}: write those that are served, or remove them and use --shapes auto"
+    if choosable:
+        yield f"{PROFILE}: inputs are fixed as in the example; the shapes that are commented out make the batch dynamic"
 
 
-def _profile(name: str, contract: IOContract, calib_data: str, common: CommonArguments) -> str:
+def _profile(
+    name: str, contract: IOContract, choosable: list[TensorSpec], calib_data: str, common: CommonArguments
+) -> str:
     listener = common.get("progress") or NullProgress()
-    backend, targets = chosen_engines(DeploymentProfile(), listener)
+    backend, targets = _engines(listener)
     precision = (INT8 if calib_data else FP16).name
     calibrated = ", ".join(str(each) for each in Precision if each.calibrated)
     names = json.dumps([target.name for target in targets])
@@ -138,6 +158,8 @@ def _profile(name: str, contract: IOContract, calib_data: str, common: CommonArg
     for spec in _dynamic(contract):
         if spec.shape is not None:
             lines += ["", *_shapes(spec)]
+    for spec in choosable:
+        lines += ["", *(f"# {line}" for line in _shapes(spec, batch=True))]
     lines += [
         "",
         "[accuracy]",
@@ -150,8 +172,17 @@ def _profile(name: str, contract: IOContract, calib_data: str, common: CommonArg
     return "\n".join(lines) + "\n"
 
 
-def _shapes(spec: TensorSpec) -> Iterator[str]:
-    """The table of an input's shapes; sizes that are not known are guesses."""
+def _engines(listener: Progress) -> tuple[str, tuple[Target, ...]]:
+    """What builds here, and for what; where nothing does, what builds on any machine once it is installed."""
+    try:
+        return chosen_engines(DeploymentProfile(), listener)
+    except HostError as error:
+        listener.note(f"{error.message}: {error.remedy}")
+        return _ANYWHERE, default_targets(_ANYWHERE)[0]
+
+
+def _shapes(spec: TensorSpec, *, batch: bool = False) -> Iterator[str]:
+    """The table of an input's shapes; sizes that are not known are guesses, and that of the batch where it is free."""
     assert spec.shape is not None
     layout = _image_layout(spec)
     sides = {"CHW": (2, 3), "HWC": (1, 2)}.get(layout, ())
@@ -162,7 +193,9 @@ def _shapes(spec: TensorSpec) -> Iterator[str]:
         (2, "max", "a larger one is refused at run time"),
     ):
         sizes = [
-            size if isinstance(size, int) else (_BATCH if axis == 0 else _PIXELS if axis in sides else _LENGTH)[number]
+            size
+            if isinstance(size, int) and not (batch and axis == 0)
+            else (_BATCH if axis == 0 else _PIXELS if axis in sides else _LENGTH)[number]
             for axis, size in enumerate(spec.shape)
         ]
         yield f"{word} = {json.dumps(sizes)}  # {words}"
@@ -181,7 +214,9 @@ def _recipe(contract: IOContract, calib_data: str, eval_data: str) -> str:
         "seed = 0  # which samples, where there are more",
     ]
     image = next((spec for spec in contract.inputs if _image_layout(spec)), None)
-    if image is not None and (not calib_data or Path(calib_data).is_dir()):
+    if _holds_sounds(calib_data):
+        lines += ["", *_sounds(contract.inputs[0])]
+    elif image is not None and (not calib_data or Path(calib_data).is_dir()):
         lines += ["", *_images(image, several=len(contract.inputs) > 1)]
     evaluation = [
         "[evaluation]",
@@ -198,6 +233,27 @@ def _place(source: str) -> str:
     if colon and Path(path).exists():
         return f"{Path(path).absolute()}:{function}"
     return str(Path(source).absolute()) if source and Path(source).exists() else source
+
+
+def _holds_sounds(calib_data: str) -> bool:
+    """Whether it is a folder with WAV files."""
+    return Path(calib_data).is_dir() and bool(calib_data) and any(Path(calib_data).rglob("*.wav"))
+
+
+def _sounds(spec: TensorSpec) -> Iterator[str]:
+    whisper = CalibrationRecipe.load("whisper-mel").data.audio
+    assert whisper is not None
+    bands, frames = spec.shape[-2:] if spec.shape is not None and len(spec.shape) >= 2 else (None, None)
+    yield "[data.audio]  # y = (log10(energy) - mean) / std, of mel bands"
+    yield f"sample_rate = {whisper.sample_rate}  # Hz; files of another rate are refused"
+    yield f"window = {whisper.window}  # values in a frame"
+    yield f"hop = {whisper.hop}  # from one frame to the next"
+    yield f"bands = {bands if isinstance(bands, int) else whisper.bands}"
+    if isinstance(frames, int):
+        yield f"seconds = {frames * whisper.hop / whisper.sample_rate}  # cut, or filled up with silence"
+    yield f"decades = {whisper.decades}  # lower logarithms are raised to so many below the largest"
+    yield f"mean = {whisper.mean}"
+    yield f"std = {whisper.std}"
 
 
 def _images(spec: TensorSpec, *, several: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.artifact import Record
-from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.recipe import Preprocessing
 from trtpipe.data.input_checks import are_pixels, is_float
 from trtpipe.data.sample import Sample, Skipped
 from trtpipe.digest import sha256_json
@@ -76,7 +76,7 @@ class DataSummary(Record):
     feeds: int
     digest: str
     inputs: dict[str, InputSummary]
-    preprocessing: ImageSettings | None = None
+    preprocessing: Preprocessing | None = None
     seed: int | None = None
     convergence: Convergence | None = None
     skipped: tuple[Skipped, ...] = ()

@@ -32,12 +32,16 @@ class TopicOption(click.Option):
     Args:
         topic: the heading it stands under.
         common: whether the short help of a command with many options lists it.
+        usual: what holds where it is not given; the help ends with it.
     """
 
-    def __init__(self, *args: Any, topic: str = "Options", common: bool = True, **attributes: Any) -> None:
+    def __init__(
+        self, *args: Any, topic: str = "Options", common: bool = True, usual: str = "", **attributes: Any
+    ) -> None:
         super().__init__(*args, **attributes)
-        self.topic = topic
-        self.common = common
+        self.topic, self.common, self.usual = topic, common, usual
+        if usual:
+            self.help = f"{(self.help or '').removesuffix('.')} (default: {usual})."
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """What its type knows; else files, since most texts may name one."""

@@ -58,15 +58,20 @@ def _key_option(
     *,
     common: bool = False,
     parse: Callable[[Any], object] | None = None,
+    usual: str = "",
     **attributes: Any,
 ) -> Decorator:
-    """An option that overrides one ``key`` of a file (``build.workspace``); ``parse`` may raise ValueError."""
+    """An option that overrides one ``key`` of a file (``build.workspace``); ``parse`` may raise ValueError.
+
+    Args:
+        usual: the default of the key as one would write it, for the help: files are not read for that.
+    """
 
     def store(session: Session, value: Any) -> None:
         given = value if parse is None else parsed(name, parse, value)
         overrides(session).append(Override(tuple(key.split(".")), given, name))
 
-    return session_option(name, store=store, topic=topic, common=common, help=help, **attributes)
+    return session_option(name, store=store, topic=topic, common=common, help=help, usual=usual, **attributes)
 
 
 #: An option that overrides a key of the deployment profile, and one that overrides a key of the calibration recipe.
@@ -321,7 +326,8 @@ export_options = stacked(
         "Write the recipe's normalization and layout of images into the graph: it takes uint8 NHWC.",
         is_flag=True, default=None,
     ),
-    profile_option("--opset", "export.opset", EXPORT, "ONNX opset of a PyTorch export, 18 to 23.", type=int),
+    profile_option("--opset", "export.opset", EXPORT, "ONNX opset of a PyTorch export, 18 to 23.", type=int,
+                   usual="20"),
     _names("--input-names", "export.input_names", EXPORT, "Input names of a PyTorch export."),
     _names("--output-names", "export.output_names", EXPORT, "Output names of a PyTorch export."),
 )
@@ -334,7 +340,7 @@ target_options = stacked(
     profile_option(
         "--backend", "backend", ENGINE,
         "TensorRT flavor; torch-tensorrt compiles PyTorch without ONNX; null: placeholder engines, for tests.",
-        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"]),
+        type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "torch-tensorrt", "null"]), usual="auto",
     ),
 )
 
@@ -345,7 +351,7 @@ _TOLERANCES = {
 }
 tolerance_options = stacked(
     profile_option("--max-drop", "accuracy.max_drop", ACCURACY, "Accuracy gate: maximum drop of the metric.",
-                   parse=parse_amount, metavar="1%"),
+                   common=True, parse=parse_amount, metavar="1%", usual="1%"),
     session_option("--min-metric", store=add_floors, multiple=True, metavar="NAME=VALUE", topic=ACCURACY, common=False,
                    help="Accuracy gate: minimum value of the metric; of an error, maximum."),
     *(
@@ -366,7 +372,7 @@ shape_data_options = stacked(
 
 weights_option = recipe_option(
     "--weights", "weights", CALIBRATION, "Per-channel weight range: maximum magnitude, or least squared error.",
-    type=click.Choice(["max", "mse"]),
+    type=click.Choice(["max", "mse"]), usual="max",
 )
 
 
@@ -381,19 +387,21 @@ def calibration_options(data: str, samples: str, method: str) -> Decorator:
         recipe_option(samples, "data.samples", DATA, "Number of calibration samples.", type=int, metavar="N"),
         recipe_option(
             "--skip-bad-samples", "data.skip_bad_samples", DATA,
-            "Skip up to N bad samples, instead of stopping at the first.", type=int, metavar="N",
+            "Skip up to N bad samples, instead of stopping at the first.", type=int, metavar="N", usual="0",
         ),
         recipe_option(
-            method, "method", CALIBRATION, "Calibration method.", common=True, type=click.Choice(METHOD_NAMES)
+            method, "method", CALIBRATION, "Calibration method.", common=True, type=click.Choice(METHOD_NAMES),
+            usual="percentile",
         ),
         recipe_option(
-            "--percentile", "percentile", CALIBRATION, "Calibration percentile, 0 to 100.", type=float, metavar="99.99"
+            "--percentile", "percentile", CALIBRATION, "Calibration percentile, 0 to 100.", type=float, metavar="P",
+            usual="99.99",
         ),
         weights_option,
         recipe_option(
             "--corrections", "corrections", CALIBRATION,
             "PTQ corrections: SmoothQuant, bias correction, higher-precision fallback.",
-            type=click.Choice(["auto", "none"]),
+            type=click.Choice(["auto", "none"]), usual="auto",
         ),
         session_option(
             "--allow-random-calibration", store=setter("allow_random"), is_flag=True, topic=CALIBRATION, common=False,
@@ -411,12 +419,12 @@ def evaluation_options(data: str) -> Decorator:
         ),
         recipe_option(
             "--labels", "evaluation.labels", ACCURACY, "The array of an .npz that holds the labels.",
-            common=True, metavar="NAME",
+            metavar="NAME",
         ),
         recipe_option(
             "--metric", "evaluation.metric", ACCURACY,
             "Task metric; FUNCTION is file.py:evaluate, or file.py:metric for each feed.",
-            common=True, metavar="top1|top5|cosine|map|wer|FUNCTION",
+            common=True, metavar="top1|top5|cosine|map|wer|FUNCTION", usual="top1",
         ),
         recipe_option(
             "--metric-of", "evaluation.output", ACCURACY,
@@ -436,7 +444,7 @@ builder_options = stacked(
     profile_option("--opt-level", "build.opt_level", BUILDER, "Builder optimization level, 0 to 5.", type=int),
     profile_option(
         "--hardware-compatibility", "build.hardware_compatibility", BUILDER, "Hardware compatibility level.",
-        type=click.Choice(["none", "ampere+", "same-compute-capability"]),
+        type=click.Choice(["none", "ampere+", "same-compute-capability"]), usual="none",
     ),
     _switch("--version-compatible", "build.version_compatible", BUILDER,
             "Version-compatible engine: runs on later TensorRT versions too."),
@@ -462,9 +470,10 @@ builder_options = stacked(
 
 _duration = partial(profile_option, parse=parse_seconds)
 protocol_options = stacked(
-    _duration("--warmup", "latency.warmup", LATENCY, "Warm-up time.", metavar="200ms"),
-    _duration("--duration", "latency.duration", LATENCY, "Measurement time.", metavar="3s"),
-    profile_option("--iterations", "latency.iterations", LATENCY, "Minimum number of timed inferences.", type=int),
+    _duration("--warmup", "latency.warmup", LATENCY, "Warm-up time.", metavar="TIME", usual="200ms"),
+    _duration("--duration", "latency.duration", LATENCY, "Measurement time.", metavar="TIME", usual="3s"),
+    profile_option("--iterations", "latency.iterations", LATENCY, "Minimum number of timed inferences.", type=int,
+                   usual="10"),
     profile_option("--no-cuda-graph", "latency.cuda_graph", LATENCY, "Do not capture a CUDA graph.",
                    parse=negated, is_flag=True),
     profile_option("--no-transfers", "latency.transfers", LATENCY, "Exclude host-to-device and device-to-host copies.",

@@ -161,8 +161,8 @@ def profile_of(file: Path | None, overrides: Sequence[Override]) -> DeploymentPr
 
 
 def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRecipe:
-    """The calibration recipe in force. An evaluation folder of images without settings of its own is prepared like
-    the calibration images.
+    """The calibration recipe in force. An evaluation folder without settings of its own is prepared like the
+    calibration data.
 
     Raises:
         InputError: the file or an option is wrong.
@@ -177,8 +177,8 @@ def recipe_of(file: Path | None, overrides: Sequence[Override]) -> CalibrationRe
     if not evaluation.source and not evaluation.own:
         option = next((o.option for o in overrides if o.at[0] == "evaluation"), "[evaluation]")
         raise _no_evaluation(option)
-    if evaluation.image is None and Path(evaluation.source).is_dir():
-        evaluation = evaluation.model_copy(update={"image": recipe.data.image})
+    if not (evaluation.image or evaluation.audio) and Path(evaluation.source).is_dir():
+        evaluation = evaluation.model_copy(update={"image": recipe.data.image, "audio": recipe.data.audio})
     return recipe.model_copy(update={"evaluation": evaluation})
 
 
@@ -235,14 +235,14 @@ def _combined(given: Mapping[str, Sequence[Mapping[str, tuple[int, ...]]]], numb
 
 
 def _merged(model: type[M], base: Mapping[str, Any], overrides: Iterable[Override]) -> M:
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     overrides = tuple(overrides)
     data: dict[str, Any] = dict(base)
     for override in overrides:
         _put(data, override.at, override.value)
     try:
-        return model.model_validate(data)
+        return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = tuple(str(part) for part in first["loc"])

@@ -91,6 +91,39 @@ class ImageSettings(UserRecord):
         return ImageTransform(**{**plain, "mean": self.mean[:channels], "std": self.std[:channels]})
 
 
+class AudioSettings(UserRecord):
+    """From a WAV file to the log mel energies that speech models take, float32 ``[bands, frames]``.
+
+    The power spectrum of every frame (Hann window; the sound is reflected at its ends, so that frame i is centered at
+    value ``i * hop``, and the last one is left out), triangles of equal area on Slaney's mel scale, and
+    ``y = (log10(max(energy, 1e-10)) - mean) / std``. The recipe ``whisper-mel`` has Whisper's values.
+
+    Attributes:
+        input: the graph input the energies feed; empty if the model has just one.
+        sample_rate: values a second (Hz); files of another rate are refused.
+        window: values in a frame, and of its Fourier transform.
+        hop: values from one frame to the next.
+        bands: mel bands between 0 Hz and half the sample rate.
+        seconds: the sound is cut to this length, or filled up with silence at its end; ``None``: as long as it is.
+        decades: logarithms that lie further below the largest one of the sound are raised to it; ``None``: none are.
+        mean, std: of the logarithms.
+    """
+
+    input: str = ""
+    sample_rate: Annotated[int, Field(ge=1)] = 16000
+    window: Annotated[int, Field(ge=2)] = 400
+    hop: Annotated[int, Field(ge=1)] = 160
+    bands: Annotated[int, Field(ge=1)] = 80
+    seconds: Annotated[float, Field(gt=0, le=3600)] | None = None
+    decades: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    std: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
+#: How files become inputs.
+Preprocessing: TypeAlias = ImageSettings | AudioSettings
+
+
 def _class_names(given: object, info: ValidationInfo) -> object:
     """Names from a list, or from a file; one that a recipe names lies beside it, and read once its place is known."""
     if isinstance(given, str):
@@ -133,7 +166,7 @@ class DataSettings(UserRecord):
     """Where samples come from.
 
     Attributes:
-        source: a folder of images, an ``.npz`` or ``.npy`` file, or ``path/file.py:function``.
+        source: a folder of images or of WAV files, an ``.npz`` or ``.npy`` file, or ``path/file.py:function``.
         labels: name of the array in an ``.npz`` that holds the labels; empty for none. A folder laid out as
             ``<class>/<image>`` gives labels by itself (class index in sorted order of the folder names).
         samples: how many samples to use; ``None`` for all.
@@ -141,6 +174,7 @@ class DataSettings(UserRecord):
         batch: samples a feed, where the source holds single samples.
         skip_bad_samples: how many bad samples may be left out; one more stops the run.
         image: preprocessing, for a folder of images.
+        audio: preprocessing, for a folder of WAV files.
         classes: names of the model's classes, in the order of its outputs: a list, or a text file with one a line. The
             sub-folders of a folder of images are matched to them. The recipe's own, where there are none here.
     """
@@ -152,7 +186,14 @@ class DataSettings(UserRecord):
     batch: Annotated[int, Field(ge=1)] = 1
     skip_bad_samples: Annotated[int, Field(ge=0)] = 0
     image: ImageSettings | None = None
+    audio: AudioSettings | None = None
     classes: Classes = ()
+
+    @model_validator(mode="after")
+    def _one_table(self) -> DataSettings:
+        if self.image and self.audio:
+            raise ValueError("image and audio contradict each other: choose one")
+        return self
 
 
 class EvaluationSettings(DataSettings):

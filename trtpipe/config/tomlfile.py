@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from trtpipe.config.complaints import complaint
 from trtpipe.config.toml_text import read_toml
@@ -38,7 +38,7 @@ def load_toml(path: Path, model: type[M]) -> M:
     """
     data = read_toml(path)
     try:
-        return model.model_validate(data, context=FROM_FILE)
+        return TypeAdapter(model).validate_python(data, context=FROM_FILE)
     except ValidationError as error:
         raise complaint(str(path), model, data, error, _KINDS) from error
 

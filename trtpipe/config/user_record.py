@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import ValidationError, ValidationInfo, field_validator
 
 from trtpipe.artifact import Record
 from trtpipe.config.complaints import complaint
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class UserRecord(Record):
-    """A record that users make with its constructor, which raises RecipeError; the message names the field."""
+    """A record that users make, by its constructor or of a dictionary: RecipeError names the field that is wrong."""
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -21,6 +24,14 @@ class UserRecord(Record):
 
     # pydantic validates such a record, one in another record's field included, without its constructor
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """As pydantic's, with our error."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise complaint(cls.__name__, cls, obj, error) from error
 
     @field_validator("*", mode="before")
     @classmethod

@@ -19,7 +19,7 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from trtpipe.config.recipe import ImageSettings
+    from trtpipe.config.recipe import Preprocessing
     from trtpipe.data.selection import Selection
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class BatchedDataset:
     content: Callable[[], ContentDigests]
     rows: int = 1
     known_warnings: tuple[str, ...] = ()
-    preprocessing: ImageSettings | None = None
+    preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] = ()
     _skipped: list[Skipped] = field(default_factory=list, init=False)
     _dropped: list[int] = field(default_factory=list, init=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.config.preprocessing import left_to_readers
 from trtpipe.config.recipe import ImageSettings
-from trtpipe.data import arrays, function, hdf5, images, shards
+from trtpipe.data import arrays, folder, function, hdf5, images, shards, sounds
 from trtpipe.data.batching import BatchedDataset
 from trtpipe.data.sample import Dataset, Sample
 from trtpipe.errors import InputError
@@ -35,7 +35,7 @@ class DataSource:
         description: what the user gives, for messages.
         recognizes: whether a source string is of this kind.
         open: makes the Dataset; raises InputError if the data cannot be used.
-        takes_images: whether ``[data.image]`` applies.
+        takes_images, takes_sounds: whether ``[data.image]`` applies, or ``[data.audio]``.
         takes_labels: whether ``labels`` can name an array in it.
     """
 
@@ -43,6 +43,7 @@ class DataSource:
     recognizes: Callable[[str], bool]
     open: Callable[[DataSettings, IOContract], Dataset]
     takes_images: bool = False
+    takes_sounds: bool = False
     takes_labels: bool = False
 
 
@@ -52,7 +53,8 @@ def _file(*suffixes: str) -> Callable[[str], bool]:
 
 
 SOURCES: tuple[DataSource, ...] = (
-    DataSource("a folder of images", images.recognizes, images.open_images, takes_images=True),
+    DataSource("a folder of images", folder.recognizes, images.open_images, takes_images=True),
+    DataSource("a folder of WAV files", folder.recognizes, sounds.open_sounds, takes_sounds=True),
     DataSource("an .npz file", _file(".npz"), arrays.open_npz, takes_labels=True),
     DataSource("an .npy file", _file(".npy"), arrays.open_npy),
     DataSource("an .h5 file", _file(".h5", ".hdf5"), hdf5.open_hdf5, takes_labels=True),
@@ -85,13 +87,18 @@ def open_dataset(
         InputError: there is no such data, or it does not fit the model.
         HostError: a package that reads it is missing.
     """
-    source = _source(data.source)
+    source = _source(data.source, sounds=data.audio is not None)
     if folded:
         data = data.model_copy(update={"image": _left(data.image, source)})
     if data.image is not None and not source.takes_images:
         raise InputError(
             f"{data.source}: this is {source.description}, and image preprocessing applies to images only",
             "remove the image table, or give a folder of images or tar shards",
+        )
+    if data.audio is not None and not source.takes_sounds:
+        raise InputError(
+            f"{data.source}: this is {source.description}, and audio preprocessing applies to WAV files only",
+            "remove the audio table, or give a folder of WAV files",
         )
     if data.labels and not source.takes_labels:
         raise InputError(
@@ -115,13 +122,14 @@ def unbatched(dataset: Dataset) -> Dataset:
     return dataset.unbatched() if isinstance(dataset, BatchedDataset | function.FunctionDataset) else dataset
 
 
-def _source(text: str) -> DataSource:
+def _source(text: str, *, sounds: bool) -> DataSource:
+    """The kind of data that ``text`` names; a folder holds images, or sounds where these are asked for."""
     known = "; ".join(source.description for source in SOURCES)
     if not text:
         raise InputError("no data is given", f"give one of: {known}")
-    for source in SOURCES:
-        if source.recognizes(text):
-            return source
+    found = [source for source in SOURCES if source.recognizes(text)]
+    if found:
+        return next((source for source in found if source.takes_sounds == sounds), found[0])
     if Path(text).exists():
         raise InputError(f"{text}: not a kind of data trtpipe reads", f"give one of: {known}")
     raise InputError(f"{text}: no such file or folder", f"give one of: {known}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from trtpipe.artifact import Feed
-    from trtpipe.config.recipe import ImageSettings
+    from trtpipe.config.recipe import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Dataset(Protocol):
         """The seed that selected or made the samples; ``None`` if none did."""
 
     @property
-    def preprocessing(self) -> ImageSettings | None:
+    def preprocessing(self) -> Preprocessing | None:
         """How files became tensors; ``None`` if the data came as tensors."""
 
     @property

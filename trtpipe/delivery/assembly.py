@@ -16,6 +16,7 @@ import trtpipe
 from trtpipe.artifact import FileEntry
 from trtpipe.config.limits import OutputLimits
 from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import ImageSettings
 from trtpipe.config.units import printable, suggestion
 from trtpipe.data.pixels import RAW
 from trtpipe.delivery.reader import in_order, member
@@ -266,8 +267,8 @@ def _tensors(specs: Sequence[TensorSpec], said: Mapping[str, InputDescription | 
 
 def _preprocessing(build: Build, description: ModelDescription) -> Iterator[Preprocessing]:
     """As the description says; else what the model was evaluated with, or calibrated."""
-    sources = (build.parity, build.manifest.calibration)
-    used = next((each.preprocessing for each in sources if each is not None and each.preprocessing is not None), None)
+    sources = [each.preprocessing for each in (build.parity, build.manifest.calibration) if each is not None]
+    used = next((each for each in sources if isinstance(each, ImageSettings)), None)
     for spec in build.contract.inputs:
         words = description.inputs.get(spec.name)
         settings = words.image if words else None

@@ -198,12 +198,15 @@ def _data_settings(role: Role, job: Job) -> DataSettings | None:
 
 
 def _folder_classes(data: DataSettings, evaluation: DataSettings) -> tuple[str, ...]:
-    """The classes of the calibration images, where what is evaluated has images of these, maybe of some only."""
-    from trtpipe.data.images import list_images, recognizes
+    """The classes of the calibration data, where what is evaluated is a folder of these, maybe of some only."""
+    from trtpipe.data.folder import recognizes
+    from trtpipe.data.images import list_images
+    from trtpipe.data.sounds import list_sounds
 
     if data.classes or not (recognizes(data.source) and recognizes(evaluation.source)):
         return data.classes
-    known, found = (list_images(Path(each.source)).classes for each in (data, evaluation))
+    list_of = list_sounds if data.audio else list_images
+    known, found = (list_of(Path(each.source)).classes for each in (data, evaluation))
     return known if set(found) <= set(known) else ()
 
 

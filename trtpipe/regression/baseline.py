@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, Record
-from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.recipe import Preprocessing
 from trtpipe.engine.record import EngineFigures
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
@@ -33,7 +33,7 @@ class CalibrationData(Record):
 
     source: str
     digest: str
-    preprocessing: ImageSettings | None = None
+    preprocessing: Preprocessing | None = None
 
 
 class Baseline(Record):
@@ -71,7 +71,7 @@ class Baseline(Record):
     data_digest: str
     inputs_digest: str
     labels_digest: str
-    preprocessing: ImageSettings | None
+    preprocessing: Preprocessing | None
     evaluation: str
     evaluation_digest: str = ""
     samples: int

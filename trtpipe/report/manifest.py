@@ -9,7 +9,7 @@ from pydantic import Field
 from trtpipe.artifact import FileEntry, IOContract, Record
 from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.config.formats import Precision
-from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.recipe import Preprocessing
 from trtpipe.passes.decisions import NodeDecision, WorkShare
 from trtpipe.report.verdict import Verdict
 
@@ -43,7 +43,7 @@ class Evaluation(Record):
 
     data: str
     data_digest: str
-    preprocessing: ImageSettings | None = None
+    preprocessing: Preprocessing | None = None
     metric: str = ""
     function_digest: str = ""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, FP16, FP32, Precision
+from trtpipe.config.units import format_bytes
 from trtpipe.engine.agreement import compare, departures
 from trtpipe.passes.decisions import FLOAT32_ALONE, WorkShare
 from trtpipe.passes.operators import RECURRENT, WEIGHTED
@@ -162,11 +163,11 @@ def dearer(record: EngineRecord, quantized: Format) -> str:
         return ""
     layers = Counter(layer.computes_in for layer in report.kernels if layer.is_conv_gemm)
     wide = sum(layers[word] for word in FP32.engine)
-    moved, less = report.bytes_moved, half.bytes_moved
     return (
-        f"{quantized.name} over {FP32.name} costs more than {FP16.name} would, by the builder's report: "
-        f"{wide} of {sum(layers.values())} Conv/GEMM layers are in {FP32.name}, and its kernels move "
-        f"{moved / 1e6:.1f} MB, which would be {less / 1e6:.1f} MB in {FP16.name}"
+        f"{quantized.name} over {FP32.name} costs more than {FP16.name} would, by the builder's report: its "
+        f"{len(report.kernels)} kernels move {format_bytes(report.bytes_moved)}, in {FP16.name} {len(half.kernels)} "
+        f"would move {format_bytes(half.bytes_moved)}; {wide} of {sum(layers.values())} Conv/GEMM layers are in "
+        f"{FP32.name}"
     )
 
 

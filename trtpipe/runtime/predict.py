@@ -1,11 +1,13 @@
 """Run this package: an example to start an application from.
 
-    pip install 'trtpipe[runtime-cpu,images]'
     python predict.py --device cpu photo.jpg
+
+It needs trtpipe with its extras runtime-cpu and images. On a GPU (--device cuda, the default) numpy and the TensorRT
+that built the engine are enough for arrays.
 
 A FILE is an image, where the package says how images become the input; an .npy file with the one input; or an .npz file
 with an array for each input, named as it is, with the batch axis. Without a FILE the reference inputs of the package
-are run. On a GPU (--device cuda, the default) numpy and the TensorRT that built the engine are enough for arrays.
+are run.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Bundle(Stage[BundleSettings]):
 
     name = "bundle"
     produces = "manifest"
-    version = 5
+    version = 6
     packages = _TOOLS
     optional = ("reference", "parity", "latency")
 
@@ -163,7 +163,8 @@ def _seen_before(calibration: DataSummary | None, parity: ParityReport | None) -
     """A metric that was measured on the calibration data itself says too much good of the quantized model."""
     if calibration is None or parity is None or not parity.metrics or calibration.digest != parity.data_digest:
         return ()
-    return (_SEEN,)
+    brings_its_own = parity.evaluation_digest and not parity.labels_digest  # a function that evaluates by itself
+    return () if brings_its_own else (_SEEN,)
 
 
 def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport | None) -> tuple[str, ...]:

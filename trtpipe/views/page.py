@@ -150,7 +150,7 @@ def page(
         if sensitivity is None
         else _Sensitivity(pictures.along_the_depth(sensitivity), pictures.sensitivity_bars(sensitivity)),
         engines=engines,
-        traffic=pictures.against_half({each.target: records[each.target] for each in engines}),
+        against_half=pictures.against_half({each.target: records[each.target] for each in engines}),
         latency=None if build.latency is None else _latency(build),
         histograms=histograms,
         histograms_note=f"{left} more with --plots." if left else "",

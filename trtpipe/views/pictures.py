@@ -197,18 +197,33 @@ def _percent(value: float, most: float) -> float:
     return round(100 * (value / most), 2) if most > 0 else 0.0
 
 
-def against_half(engines: Mapping[str, EngineRecord]) -> Bars | None:
-    """What the kernels of each engine move, beside the same kernels in float16; ``None`` where nothing is known."""
-    rows = []
-    for name, record in engines.items():
-        if record.report is None:
-            continue
-        rows.append((name, record.report.bytes_moved, _of_most(record.report)))
-        rows.append((f"{name}, in {FP16.name} (estimate)", in_half(record.report, record).bytes_moved, _color_of(FP16)))
-    most = max((size for _, size, _ in rows), default=0)
+def against_half(engines: Mapping[str, EngineRecord]) -> tuple[Bars, ...]:
+    """Bytes of the weights of each engine, and bytes that its kernels move, beside the same kernels in float16."""
+    known = {name: (record.report, record) for name, record in engines.items() if record.report is not None}
+    pairs = [(name, report, in_half(report, record)) for name, (report, record) in known.items()]
+    if not pairs:
+        return ()
+    weights = [(name, report, report.constant_bytes, half.constant_bytes) for name, report, half in pairs]
+    traffic = [(name, report, report.bytes_moved, half.bytes_moved) for name, report, half in pairs]
+    reported = "reported by the builder, not measured."
+    return (
+        _beside_half("Weights", weights, f"Bytes of the weights that all kernels read: {reported}"),
+        _beside_half("Traffic", traffic, f"Bytes that all kernels read and write, weights included: {reported}"),
+    )
+
+
+def _beside_half(title: str, engines: Sequence[tuple[str, EngineReport, int, int]], note: str) -> Bars:
+    rows = [
+        row
+        for name, report, size, in_fp16 in engines
+        for row in (
+            (name, size, _of_most(report)),
+            (f"{name}, in {FP16.name} (estimate)", in_fp16, _color_of(FP16)),
+        )
+    ]
+    most = max(size for _, size, _ in rows)
     bars = tuple(Bar(name, format_bytes(size), _percent(size, most), color) for name, size, color in rows)
-    note = "Bytes that all kernels read and write, weights included: reported by the builder, not measured."
-    return Bars("Traffic", bars, note) if bars else None
+    return Bars(title, bars, note)
 
 
 def _of_most(report: EngineReport) -> int:

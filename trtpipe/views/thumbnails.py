@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trtpipe.config.recipe import DataSettings
+from trtpipe.config.recipe import DataSettings, ImageSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.sample import RowContents
 from trtpipe.errors import InputError
@@ -54,7 +54,8 @@ def thumbnails(source: str, build: Build, wanted: Mapping[int, str]) -> tuple[Th
     """
     parity = build.parity
     assert parity is not None
-    settings = DataSettings(source=source, image=parity.preprocessing)
+    image = parity.preprocessing if isinstance(parity.preprocessing, ImageSettings) else None
+    settings = DataSettings(source=source, image=image)
     dataset = open_dataset(settings, build.contract)
     chosen = dict(list(wanted.items())[:_MOST])
     compared = frozenset(parity.chosen)
