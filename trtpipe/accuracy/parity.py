@@ -75,6 +75,7 @@ class ParityRun:
         hints: what explains outputs that are not within tolerance.
         inputs_digest, labels_digest: of what was run, in whatever order, and of the labels that go with it; the latter
             is empty where there are none.
+        empty: whether no output has a value that counts on any sample, so that nothing was compared.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -86,6 +87,7 @@ class ParityRun:
     hints: tuple[str, ...] = ()
     inputs_digest: str = ""
     labels_digest: str = ""
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,4 +175,5 @@ def compare(
         hints=tuple(dict.fromkeys(hint for match in whole for hint in match.outputs.hints)),
         inputs_digest=content.inputs,
         labels_digest=content.labels,
+        empty=bool(whole) and all(match.outputs.empty for match in whole),
     )

@@ -60,7 +60,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 11
+    version = 12
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -308,6 +308,11 @@ def _measured(
     reference, *others = contenders
     real = not data.synthetic
     run = compare(reference, others, spread, settings.tolerance, meter, progress, recording, real=real)
+    if run.empty:
+        raise InputError(
+            f"{data.dataset.name}: no output has a value that counts on any sample, so nothing was compared",
+            "give samples on which the model finds something, and let [tolerance] ignore leave something of them",
+        )
     metrics = _evaluated(whole, evaluation, contenders, progress) if evaluation and whole else run.metrics
     known = {value.metric for value in metrics}
     if other := next((name for name in settings.limits.min_metric if known and name not in known), ""):
@@ -380,6 +385,8 @@ def _doubts(data: VerificationData, run: ParityRun, metrics: tuple[MetricValue, 
     for value in metrics[:1]:
         if value.chance is None and value.value == 0 and not value.lower_is_better:
             found.append(f"{value.artifact}: {value.metric} is 0: check the labels and the function that measures it")
+    if run.samples == 1 and not data.synthetic:
+        found.append("what the input changes is not seen on one sample: errors are compared with all of an output")
     return (*found, *run.hints)
 
 
