@@ -212,6 +212,23 @@ class TestBuild:
         assert result.verdict.exit_code == 3
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize("taken", ["file of the bundle", "edited manifest", "not a folder"])
+    def test_a_users_file_where_the_rejected_go_hides_no_verdict(self, asked, net, tmp_path, heard_all, taken):
+        strict, rejected = asked(tolerance={"atol": 0.0, "rtol": 0.0, "stat": "max"}), tmp_path / "out.rejected"
+        if taken == "edited manifest":
+            trtpipe.build(net, tmp_path / "out", **strict)
+        mine = rejected / ("lowered.onnx" if taken == "file of the bundle" else "manifest.json")
+        if taken == "not a folder":
+            mine = rejected
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("notes")
+        result = trtpipe.build(net, tmp_path / "out", progress=heard_all, **strict)
+        assert (result.verdict.exit_code, result.out, mine.read_text()) == (3, None, "notes")
+        assert result.parity.reasons
+        assert "not kept" in heard_all.warnings[-1]
+        assert str(rejected) in heard_all.warnings[-1]
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.parametrize("name", ["verify", "measure"])
     def test_a_late_stage_that_cannot_run_leaves_the_bundle(self, asked, net, tmp_path, monkeypatch, name):
         def cannot(*arguments):
