@@ -44,6 +44,34 @@ def test_a_model_may_give_the_class_itself(shape, dtype):
         measured("top5", np.array([3, 0, 2, 2], dtype).reshape(shape), [3, 1, 2, 0])
 
 
+@pytest.mark.parametrize(
+    ("found", "labels", "doubt"),
+    [
+        ([0, 1, 2], [0, 1, 1], ""),
+        ([3, 3, 3], [3, 1, 3], "3 is the best class of all samples"),
+        ([3, 1, 2], [3, 3, 3], "3 is the label of all samples"),
+        ([3], [3], ""),
+    ],
+)
+def test_one_class_alone_is_doubted(found, labels, doubt):
+    """A build that always says the same would be as good."""
+    for scores in (np.eye(4, dtype=np.float32)[found], np.array(found)):
+        meter = TopK("top1", "")
+        for row, label in zip(scores, labels, strict=True):
+            meter.update({"y": row[np.newaxis]}, {}, np.array([label]))
+        assert meter.doubt.startswith(doubt)
+        assert bool(meter.doubt) == bool(doubt)
+
+
+def test_class_numbers_have_a_chance_too():
+    meter = TopK("top1", "")
+    meter.update({"y": np.array([0, 9, 3])}, {}, np.array([1, 2, 3]))
+    assert meter.chance == 0.1
+    named = TopK("top1", "", named=100)
+    named.update({"y": np.array([0, 9, 3])}, {}, np.array([1, 2, 3]))
+    assert named.chance == 0.01
+
+
 @pytest.mark.parametrize("metric", ["top1", "top5"])
 def test_nan_is_never_a_hit(metric):
     scores = np.array([[np.nan, 1, 2], [np.nan] * 3, [0, np.nan, 1]], np.float32)

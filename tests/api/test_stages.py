@@ -77,6 +77,18 @@ def without_data(asked):
 class TestStageByStage:
     """Each stage alone, from the files the one before wrote."""
 
+    def test_fewer_samples_than_asked_for_are_said_where_the_statistics_are_known(
+        self, asked, net, tmp_path, heard_all
+    ):
+        said = []
+        for wanted in (None, 512, None):
+            recipe = {"data": {"source": str(tmp_path / "calib.npz"), "samples": wanted}}
+            heard_all.warnings.clear()
+            result = trtpipe.calibrate(net, tmp_path / "r.json", progress=heard_all, **asked(recipe=recipe))
+            said.append([warning for warning in heard_all.warnings if "asked for" in warning])
+        assert said == [[], ["512 samples were asked for, and there are 24: all are used"], []]
+        assert result.steps[0].state == "hit"
+
     def test_all_of_them(self, asked, net, tmp_path):
         out = tmp_path / "out"
         usual, plain = asked(), without_data(asked())

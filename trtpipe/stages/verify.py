@@ -316,7 +316,8 @@ def _measured(
     metrics = _evaluated(whole, evaluation, contenders, progress) if evaluation and whole else run.metrics
     known = {value.metric for value in metrics}
     if other := next((name for name in settings.limits.min_metric if known and name not in known), ""):
-        raise InputError(f"min_metric {other}: the metric is {', '.join(known)}", "name the metric that is measured")
+        one = min(known)
+        raise InputError(f"min_metric {other}: the metric is {one}", f"write {one}=VALUE")
     if evaluation and (settings.demanded or settings.limits.min_metric) and not metrics:
         raise InputError(
             f"{data.dataset.name}: no labels, so {evaluation.metric} cannot be measured",
