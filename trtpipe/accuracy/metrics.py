@@ -177,15 +177,17 @@ class TopK(Meter):
 
     @property
     def doubt(self) -> str:
-        """Of a model that gives one class only, and of labels of one class."""
-        for known, what in zip(self._seen, ("the best class of", "the label of"), strict=True):
-            if len(known) == 1 and sum(map(len, self._hits)) > 1:
-                [one] = known
-                return f"{one} is {what} all samples, so {self.metric} says nothing of the other classes"
-        return ""
+        """Of labels of one class: a build that always gives it would be as good."""
+        _, labels = self._seen
+        if len(labels) != 1 or sum(map(len, self._hits)) < 2:
+            return ""
+        return f"{min(labels)} is the label of all samples, so {self.metric} says nothing of the other classes"
 
     @property
     def chance(self) -> float | None:
+        found, labels = self._seen
+        if self._k == 1 and len(found) == 1 and len(labels) > 1:  # the same for all samples: it guesses
+            return float(concatenated(self._hits).mean())
         return min(1.0, self._k / self._classes) if self._classes else None
 
     def scores(self) -> Scores:

@@ -60,7 +60,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 12
+    version = 13
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -105,6 +105,7 @@ class Verify(Stage[VerifySettings]):
             own = own_metric(evaluation, user_limits(runtime))
             spread = _spread(settings, evaluation, own, data)
             run, metrics = _measured(settings, evaluation, own, contenders, data, spread, progress, recording)
+            seen = tuple(_seen_before(inputs, data, contenders)) if metrics else ()
             overflows = _overflows(settings, contenders)
             pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
         observed = own.read() if own else Observed()
@@ -137,7 +138,7 @@ class Verify(Stage[VerifySettings]):
             not_run=_not_run(settings) | _left_out(inputs.path(contenders[0].label)),
             overflows=overflows,
             classes=data.dataset.classes,
-            doubts=_doubts(data, run, metrics),
+            doubts=(*_doubts(data, run, metrics), *seen),
             passed=True,
         )
         judged = _explained(with_verdict(report), inputs)
@@ -389,6 +390,22 @@ def _doubts(data: VerificationData, run: ParityRun, metrics: tuple[MetricValue, 
     if run.samples == 1 and not data.synthetic:
         found.append("what the input changes is not seen on one sample: errors are compared with all of an output")
     return (*found, *run.hints)
+
+
+def _seen_before(inputs: Inputs, data: VerificationData, contenders: list[Contender]) -> Iterator[str]:
+    """Evaluation samples that calibration has seen too: those whose outputs ``observe`` kept. That all are, the bundle
+    says.
+    """
+    from trtpipe.calibration.statistics_file import read_data_summary
+    from trtpipe.reference.reference_outputs import KnownOutputs
+
+    hits = sum(each.runner.hits for each in contenders if isinstance(each.runner, KnownOutputs))
+    calibrated = read_data_summary(inputs.path("statistics")) if hits else None
+    if calibrated is not None and calibrated.digest != data.dataset.digests().inputs:
+        yield (
+            f"at least {hits} of the feeds with evaluation data are calibration data, too: measure the metric on "
+            "samples that calibration has not seen"
+        )
 
 
 def _overflows(settings: VerifySettings, contenders: list[Contender]) -> tuple[Overflow, ...]:
