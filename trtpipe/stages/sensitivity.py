@@ -41,7 +41,7 @@ class MeasureSensitivity(Stage[SensitivitySettings]):
 
     name = "sensitivity"
     produces = "sensitivity"
-    version = 5
+    version = 6
     packages = ("onnxruntime", "numpy", "onnx-ir", "onnx")
 
     def __init__(self, samples: int = 64, *, half: bool = False) -> None:
