@@ -105,6 +105,12 @@ def fillings(values: Array) -> Array:
     return np.asarray(size >= least)
 
 
+def largest_plain(values: Array) -> float:
+    """The largest magnitude in an output, without infinities, NaN and what fills it; 0 if there is none."""
+    plain = np.abs(values.astype(np.float64))[~fillings(values)]
+    return float(np.nan_to_num(plain, nan=0.0).max(initial=0.0))
+
+
 def _equal_fillings(found: Array, wanted: Array) -> Array:
     if wanted.dtype.kind in "biu":
         return np.zeros(wanted.shape, bool)
