@@ -182,7 +182,8 @@ class DataSummaryBuilder:
             rows = sum(each.rows for each in skipped)
             warnings.append(f"{rows} bad sample(s) were skipped, the first of them: {skipped[0].reason}")
         if samples < FEW_SAMPLES:
-            warnings.append(f"only {samples} samples: ranges from so few may not hold; use a few hundred")
+            few = f"{samples} sample{'s' * (samples != 1)}"
+            warnings.append(f"only {few}: ranges from so few may not hold; use a few hundred")
         if convergence is not None and convergence.samples_needed > samples:
             capped = convergence.samples_needed >= MOST_NEEDED * samples
             how_many = (
