@@ -84,8 +84,12 @@ class TestAction:
         assert (tmp_path / "github_output").read_text() == f"build={folder}\n"
         assert (tmp_path / "github_step_summary").read_text() == "summary\n"
 
-    def test_a_build_that_left_nothing_is_not_checked(self, tmp_path: Path, machine: dict[str, str]) -> None:
-        assert self.run(tmp_path, machine | {"CODE_OF_build": "5"}, baseline="b.json") == 5
+    @pytest.mark.parametrize(("code", "older"), [("5", "out"), ("2", "out"), ("6", "out.rejected")])
+    def test_a_build_that_left_nothing_is_not_checked(
+        self, tmp_path: Path, machine: dict[str, str], code: str, older: str
+    ) -> None:
+        (tmp_path / older).mkdir()
+        assert self.run(tmp_path, machine | {"CODE_OF_build": code}, baseline="b.json") == int(code)
         assert not (tmp_path / "check").exists()
 
 

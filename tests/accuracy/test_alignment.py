@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.accuracy.alignment import aligned, without_ignored
+from trtpipe.accuracy.alignment import aligned, counted
 from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import Tolerance
@@ -156,6 +156,6 @@ class TestIgnore:
     def test_a_mask_that_is_not_there_or_does_not_fit(self):
         value = {"y": np.zeros((2, 3), np.float32)}
         with pytest.raises(InputError, match="ignore: y: there is no input or output 'mask'"):
-            without_ignored(value, value, {"y": "mask"}, {})
+            counted(value, value, {"y": "mask"}, {})
         with pytest.raises(InputError, match=r"'mask' has shape \[3\], the output \[2, 3\]"):
-            without_ignored(value, value, {"y": "mask"}, {"mask": np.ones(3)})
+            counted(value, value, {"y": "mask"}, {"mask": np.ones(3)})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.accuracy.comparison import ClassAgreement, LargestDifference
+from trtpipe.accuracy.comparison import ClassAgreement
 
 
 def test_agreement_counts_the_references_best_class_among_ones_own():
@@ -32,16 +32,3 @@ def test_nan_agrees_with_nobody():
     found = ClassAgreement()
     found.add(np.full((1, 3), np.nan, np.float32), np.array([[0, 1, 0]], np.float32))
     assert (found.rows, found.top1, found.top5) == (1, 0, 0)
-
-
-def test_the_worst_element_is_named_by_its_place():
-    worst = LargestDifference()
-    theirs = np.zeros((2, 3), np.float32)
-    for feed, (place, gap) in enumerate([((0, 1), 1.0), ((1, 2), 5.0), ((1, 0), 2.0)]):
-        mine = theirs.copy()
-        mine[place] = gap
-        worst.add(mine.ravel(), theirs.ravel(), theirs.shape, feed)
-    assert (worst.feed, worst.index, worst.gap) == (1, (1, 2), 5.0)
-    mine[0, 0] = np.nan
-    worst.add(mine.ravel(), theirs.ravel(), theirs.shape, 3)
-    assert (worst.feed, worst.index) == (3, (0, 0))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtpipe.accuracy.metrics import TopK, WordErrorRate, edit_distance
+from trtpipe.accuracy.metrics import TopK, WordErrorRate, edit_distance, meter_value
 from trtpipe.errors import InputError
 
 
@@ -42,6 +42,34 @@ def test_a_model_may_give_the_class_itself(shape, dtype):
     assert measured("top1", np.array([3, 0, 2, 2], dtype).reshape(shape), [3, 1, 2, 0]) == 0.5
     with pytest.raises(InputError, match="does not fit the 1 classes"):
         measured("top5", np.array([3, 0, 2, 2], dtype).reshape(shape), [3, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("found", "labels", "guessed", "doubted"),
+    [
+        ([0, 1, 2] * 9, [0, 1, 1] * 9, False, False),
+        ([3, 3, 3] * 9, [3, 1, 3] * 9, True, False),
+        ([3, 1, 3] * 9, [3, 3, 3] * 9, False, True),
+        ([3, 3, 3] * 9, [3, 3, 3] * 9, False, True),
+    ],
+)
+def test_who_gives_one_class_to_all_guesses(found, labels, guessed, doubted):
+    """Two thirds of the labels are far above one of four, and a constant gives them."""
+    for scores in (np.eye(4, dtype=np.float32)[found], np.array(found)):
+        meter = TopK("top1", "")
+        for row, label in zip(scores, labels, strict=True):
+            meter.update({"y": row[np.newaxis]}, {}, np.array([label]))
+        assert meter_value("model", "CPU", meter).guessed is guessed
+        assert bool(meter.doubt) is doubted
+
+
+def test_class_numbers_have_a_chance_too():
+    meter = TopK("top1", "")
+    meter.update({"y": np.array([0, 9, 3])}, {}, np.array([1, 2, 3]))
+    assert meter.chance == 0.1
+    named = TopK("top1", "", named=100)
+    named.update({"y": np.array([0, 9, 3])}, {}, np.array([1, 2, 3]))
+    assert named.chance == 0.01
 
 
 @pytest.mark.parametrize("metric", ["top1", "top5"])

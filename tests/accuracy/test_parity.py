@@ -206,8 +206,8 @@ class TestIntegers:
     @pytest.mark.parametrize("dtype", [np.bool_, np.int64])
     def test_each_precision_has_a_share_that_may_differ(self, precision, wrong, passed, dtype):
         """Of 1000 values, in a model that gives nothing else: what nothing judges would pass."""
-        wanted, found = np.zeros(1000, dtype), np.zeros(1000, dtype)
-        found[:wrong] = 1
+        wanted = (np.arange(1000) % 2).astype(dtype)
+        found = np.where(np.arange(1000) < wrong, 1 - np.arange(1000) % 2, wanted).astype(dtype)
         assert compared(one([wanted]), one([found]), Tolerance(), precision)["y"].passed is passed
 
     def test_an_output_can_have_its_own_share(self):

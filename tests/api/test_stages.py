@@ -77,6 +77,18 @@ def without_data(asked):
 class TestStageByStage:
     """Each stage alone, from the files the one before wrote."""
 
+    def test_fewer_samples_than_asked_for_are_said_where_the_statistics_are_known(
+        self, asked, net, tmp_path, heard_all
+    ):
+        said = []
+        for wanted in (None, 512, None):
+            recipe = {"data": {"source": str(tmp_path / "calib.npz"), "samples": wanted}}
+            heard_all.warnings.clear()
+            result = trtpipe.calibrate(net, tmp_path / "r.json", progress=heard_all, **asked(recipe=recipe))
+            said.append([warning for warning in heard_all.warnings if "asked for" in warning])
+        assert said == [[], ["512 samples were asked for, and there are 24: all are used"], []]
+        assert result.steps[0].state == "hit"
+
     def test_all_of_them(self, asked, net, tmp_path):
         out = tmp_path / "out"
         usual, plain = asked(), without_data(asked())
@@ -210,6 +222,23 @@ class TestBuild:
         assert result.out == tmp_path / "out.rejected"
         assert result.parity.reasons
         assert result.verdict.exit_code == 3
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("taken", ["file of the bundle", "edited manifest", "not a folder"])
+    def test_a_users_file_where_the_rejected_go_hides_no_verdict(self, asked, net, tmp_path, heard_all, taken):
+        strict, rejected = asked(tolerance={"atol": 0.0, "rtol": 0.0, "stat": "max"}), tmp_path / "out.rejected"
+        if taken == "edited manifest":
+            trtpipe.build(net, tmp_path / "out", **strict)
+        mine = rejected / ("lowered.onnx" if taken == "file of the bundle" else "manifest.json")
+        if taken == "not a folder":
+            mine = rejected
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("notes")
+        result = trtpipe.build(net, tmp_path / "out", progress=heard_all, **strict)
+        assert (result.verdict.exit_code, result.out, mine.read_text()) == (3, None, "notes")
+        assert result.parity.reasons
+        assert "not kept" in heard_all.warnings[-1]
+        assert str(rejected) in heard_all.warnings[-1]
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("name", ["verify", "measure"])

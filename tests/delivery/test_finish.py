@@ -297,6 +297,14 @@ def outputs(kind: str, offset: float, noise: float, shapes: Sequence[tuple[int, 
     return [v.astype(kind) for v in found], [v.astype(kind) for v in wanted]
 
 
+def model_of(rule: Any) -> dict[str, Any]:
+    return {"tolerances": {"y": rule.to_dict()}, "unordered": [], "ignored": {}}
+
+
+def feeds_of(values: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    return [{"y": value} for value in values]
+
+
 @pytest.mark.parametrize("real", [True, False])
 @pytest.mark.parametrize("kind", ["float32", "float16", "int64"])
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 0.5, 20.0])
@@ -310,10 +318,12 @@ def test_outputs_are_judged_as_trtpipe_does(real: bool, kind: str, noise: float,
             for mine, theirs in zip(found, wanted, strict=True):
                 comparison.add({"y": mine}, {"y": theirs})
             (expected,) = comparison.results()
-            got = judge.judge_output("y", found, wanted, expected.tolerance.to_dict(), real)
+            [got] = judge.judge_outputs(model_of(expected.tolerance), feeds_of(found), feeds_of(wanted),
+                                        [{}] * len(found), real=real)  # fmt: skip
             assert (got["passed"], tuple(got["broken"])) == (expected.passed, expected.broken)
             assert (got["worst_feed"], tuple(got["worst_index"])) == (expected.worst_feed, expected.worst_index)
-            for name in ("max_abs", "mean_abs", "median_abs", "scale", "cosine", "agreement", "snr_db", "about_mean"):
+            medians = ("median_abs",) if len(shapes) == 1 else ()  # one for each feed there, for each chunk here
+            for name in ("max_abs", "mean_abs", "scale", "cosine", "agreement", "snr_db", "about_mean", *medians):
                 wanted_value = getattr(expected, name)
                 assert got[name] == (wanted_value if wanted_value is None else pytest.approx(wanted_value, 1e-4, 1e-6))
 
@@ -360,7 +370,7 @@ def test_a_mask_that_is_missing_is_an_error_of_its_own(folder: Path, tmp_path: P
     code = (
         "import joined, numpy as np\n"
         "y = {'y': np.ones((1, 2), np.float32)}\n"
-        "try: joined.without_ignored(y, y, {'y': 'mask'}, {})\n"
+        "try: joined.counted(y, y, {'y': 'mask'}, {})\n"
         "except joined.Failed as error: print(error.code, error, '|', error.remedy)"
     )
     done = subprocess.run(
@@ -371,13 +381,15 @@ def test_a_mask_that_is_missing_is_an_error_of_its_own(folder: Path, tmp_path: P
 
 def test_nan_is_never_within_tolerance() -> None:
     found, wanted = [np.array([[1.0, np.nan]], np.float32)], [np.array([[1.0, 2.0]], np.float32)]
-    rule = Tolerance(atol=1e9).for_output("y", Precision.int8).to_dict()
-    assert not judge.judge_output("y", found, wanted, rule, True)["passed"]
+    model = model_of(Tolerance(atol=1e9).for_output("y", Precision.int8))
+    [record] = judge.judge_outputs(model, feeds_of(found), feeds_of(wanted), [{}], real=True)
+    assert not record["passed"]
 
 
 def test_an_output_of_another_shape_is_an_error() -> None:
+    model = model_of(Tolerance().for_output("y", Precision.int8))
     with pytest.raises(Failed, match="'y'"):
-        judge.judge_output("y", [np.zeros((1, 2))], [np.zeros((1, 3))], {}, True)
+        judge.judge_outputs(model, feeds_of([np.zeros((1, 2))]), feeds_of([np.zeros((1, 3))]), [{}], real=True)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 30.0])

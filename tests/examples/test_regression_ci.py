@@ -100,6 +100,17 @@ def test_its_steps_run_and_hold_and_a_worse_model_is_caught(tmp_path: Path) -> N
     assert run(update).returncode == 0
     assert run(found["check"]).returncode == 0
 
+    # A build that fails its own gate is reported as well.
+    for written in (work / "build" / "check.xml", work / "build" / "check.md"):
+        written.unlink()
+    (tmp_path / "summary.md").unlink()
+    assert run(found["build"] + quick + " --min-metric top1=100%").returncode == 3
+    assert not (work / "build" / "digits").exists(), "no older build may be taken for it"
+    assert run(found["check"]).returncode == 3
+    assert run(found["summary"]).returncode == 0
+    assert "Regression" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert int(ET.parse(work / "build" / "check.xml").getroot().attrib["failures"]) > 0
+
 
 def test_the_baseline_that_comes_with_the_example_is_of_this_version() -> None:
     baseline = trtpipe.Baseline.read(FOLDER / "baseline.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -290,6 +291,24 @@ class TestCannot:
 
         with pytest.raises(StageError, match=r"draws random numbers.*aten\.randn \(test_torch_export\.py, line "):
             export(Noisy(), (torch.ones(2, 4),), workdir)
+
+
+@pytest.mark.parametrize("fill", [-math.inf, math.nan, -1e9])
+def test_what_fills_an_output_is_equal_and_hides_no_difference(workdir, fill):
+    class Filled(Linear):
+        def forward(self, x):
+            return torch.where(x > 0, self.layer(x)[:, :1].expand_as(x), fill)
+
+    class Chosen(Linear):
+        """PyTorch's own choice of equal values is not onnxruntime's."""
+
+        def forward(self, x):
+            return torch.cat([x.topk(4).indices.float() / 100, torch.full((1, 1), fill)], 1)
+
+    _, record = export(Filled(), (torch.tensor([[1.0, -1, 2, -2]]),), workdir)
+    assert record.parity[0].max_abs < 1e-5
+    with pytest.raises(StageError, match="differs from PyTorch"):
+        export(Chosen(), (torch.ones(1, 200),), workdir)
 
 
 def test_equal_values_that_a_top_k_chooses_from(workdir):

@@ -74,6 +74,25 @@ class TestCellsThatCannotBe:
         assert [cell.exit_code for cell in report.cells] == [2, 2, 0]
         assert "gone.onnx" in report.cells[0].headline
 
+    @pytest.mark.slow
+    def test_a_users_file_where_a_rejected_cell_goes_hides_no_verdict(
+        self, matrix: Matrix, folder: Path, settings: Settings
+    ) -> None:
+        (folder / "strict.toml").write_text("[tolerance]\natol = 0.0\nrtol = 0.0\nmin_snr_db = 900.0\n")
+        head = 'precisions = ["int8"]\ntargets = ["sm89"]\nbackends = ["null"]\n'
+        path = matrix(
+            head=head, models='[[models]]\nsource = "one.onnx"\ncalib_data = "data.npz"\nprofile = "strict.toml"\n'
+        )
+        report = build_matrix(path, folder / "out", settings=settings)
+        place = folder / "out" / report.cells[0].parts[0].folder
+        assert place.name.endswith(".rejected")
+        (place / "parity.json").write_text("notes")
+        again = build_matrix(path, folder / "out", settings=settings).cells[0]
+        assert (again.state, again.exit_code, again.parts[0].folder) == ("failed", 3, "")
+        assert (place / "parity.json").read_text() == "notes"
+        assert "FAILED" in again.headline
+        assert "not kept" in again.headline
+
     def test_a_precision_that_needs_data(self, matrix: Matrix, folder: Path, settings: Settings) -> None:
         models = '[[models]]\nsource = "one.onnx"\n'
         path = matrix(head='precisions = ["int8"]\ntargets = ["sm89"]\nbackends = ["null"]\n', models=models)

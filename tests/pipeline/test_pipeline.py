@@ -94,6 +94,22 @@ class TestFirstAndSecond:
         new_world.run(new_world.job(recipe={"evaluation": evaluation}), heard_all)
         assert not any("the evaluation data is the calibration data" in text for text in heard_all.warnings)
 
+    def test_a_metric_on_data_that_calibration_has_seen_a_part_of(self, new_world, heard_all):
+        data = {"source": str(new_world.folder / "eval.npz"), "labels": "labels", "batch": 1}
+        with np.load(data["source"]) as file:
+            every = dict(file)
+        part = {**data, "source": str(new_world.folder / "part.npz")}
+        np.savez(part["source"], **{name: value[3:] for name, value in every.items()})
+        for calibrated, evaluated, seen in (
+            (part, data, len(every["labels"]) - 3),
+            (data, part, len(every["labels"]) - 3),
+        ):
+            heard_all.warnings.clear()
+            new_world.run(
+                new_world.job(recipe={"data": calibrated, "evaluation": {**evaluated, "metric": "top1"}}), heard_all
+            )
+            assert any(f"at least {seen} of the feeds" in text for text in heard_all.warnings), heard_all.warnings
+
     def test_a_pattern_that_matches_nothing_is_said_again(self, world, heard_all):
         said = []
         for state in ("built", "hit"):

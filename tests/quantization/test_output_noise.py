@@ -48,9 +48,11 @@ def test_what_is_lost_counts_a_lot_but_not_infinitely(bad):
 def test_equal_infinities_are_no_noise():
     mask = Y.copy()
     mask[0, 0] = -np.inf
-    assert not OutputNoise([{"y": mask}]).informative
+    assert not OutputNoise([{"y": np.full_like(Y, -np.inf)}]).informative
     measure = OutputNoise([{"y": Y, "z": mask}])
-    np.testing.assert_array_equal(measure.shares(0, {"y": Y, "z": mask}), [0.0])
+    np.testing.assert_array_equal(measure.shares(0, {"y": Y, "z": mask}), [0.0, 0.0])
+    other = np.where(mask == mask[0, 1], 0, mask)
+    assert measure.shares(0, {"y": Y, "z": other})[1] > 0
 
 
 def test_silence_does_not_decide():
@@ -72,3 +74,17 @@ def test_decibels_are_averaged_over_outputs():
 
 def test_some_outputs_count():
     assert OutputNoise([{"y": Y, "z": Y}], ["z"]).shares(0, {"y": 2 * Y, "z": Y}).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("fill", [-np.inf, -1e9])
+def test_what_fills_an_output_hides_no_noise(fill):
+    """Masked logits: at the places left, noise of a tenth."""
+    masked, expected, found = np.tile([False, True], 200), [], []
+    for seed in (1, 2):
+        generator = np.random.default_rng(seed)
+        plain, noise = generator.normal(size=(2, 400)), generator.normal(size=(2, 400))
+        expected.append({"y": np.where(masked, fill, plain).astype(np.float32)})
+        found.append({"y": np.where(masked, fill, plain + 0.1 * noise).astype(np.float32)})
+    measure = OutputNoise(expected)
+    assert measure.informative
+    assert measure.decibels(found) == pytest.approx(-20, abs=1)

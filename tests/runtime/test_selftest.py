@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtpipe.accuracy.comparison import Differences, OutputComparison
+from trtpipe.accuracy.alignment import counted
+from trtpipe.accuracy.comparison import OutputComparison
+from trtpipe.accuracy.output_metrics import Differences
 from trtpipe.config.formats import Precision
 from trtpipe.config.limits import OutputLimits
 from trtpipe.config.profile import Tolerance
@@ -21,8 +23,9 @@ from trtpipe.runtime import selftest
 
 def found_by_the_self_test(mine, theirs, limits: OutputLimits, *, real: bool) -> tuple[str, ...]:
     metrics: dict = {}
-    for found, wanted in zip(mine, theirs, strict=True):
-        selftest._add(metrics, {"y": found}, {"y": wanted}, {"y": limits}, real=real)
+    for number, (found, wanted) in enumerate(zip(mine, theirs, strict=True)):
+        values = counted({"y": found}, {"y": wanted}, {}, {})
+        selftest._add(metrics, *values, {"y": limits}, number, real=real)
     return selftest._checked("y", metrics["y"], limits).broken
 
 

@@ -61,7 +61,7 @@ def labeled(tmp_path):
     """Evaluation data whose labels are what conv_net itself says, except for the first ``wrong`` of 40."""
 
     def write(wrong=0, labels=True):
-        x = normal(40, 3, 8, 8)
+        x = normal(40, 3, 8, 8) + 8 * normal(40, 3, 1, 1, seed=7)  # of several classes
         said = run(conv_net(), {"x": x})["y"].argmax(axis=1)
         said[:wrong] = (said[:wrong] + 1) % 5
         np.savez(tmp_path / "eval.npz", x=x, **({"labels": said} if labels else {}))

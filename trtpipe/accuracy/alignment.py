@@ -5,7 +5,9 @@ It is a part of ``finish.py``, too (``trtpipe.delivery.finish``), and so is writ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
 #: Rows that are matched at most: the memory and the time are of their square.
 MOST_ROWS = 4096
+#: Rounding of float32 and of sums in another order, relative to a value: never taken for an error.
+ROUNDING = 2.0**-22
+#: The least value that fills, the factor between it and all others, and that among values that fill.
+_LEAST_FILLING, _GAP, _FILLED_ALIKE = 1e4, 1e3, 16.0
 #: Sorted values whose noise is so much lower are the same in another order.
 _SAME_DB = 40.0
 
@@ -56,24 +62,62 @@ def aligned(found: Feed, wanted: Feed, names: Sequence[str]) -> Feed:
     return result
 
 
-def without_ignored(found: Feed, wanted: Feed, ignore: Mapping[str, float | str], feed: Feed) -> tuple[Feed, Feed]:
-    """Both with 0 where positions do not count.
+def counted(
+    found: Feed, wanted: Feed, ignore: Mapping[str, float | str], feed: Feed
+) -> tuple[Feed, Feed, dict[str, Array]]:
+    """Both with 0 where positions do not count; and output -> booleans, where they do.
+
+    Besides what is declared, infinities and fillings that are equal in both do not count: beside -1e9 in masked
+    logits, all else would be rounding.
 
     Args:
-        ignore: output -> the value that the reference has there, or the input (or other output) that is 0 there, whose
-            axes are the first ones of the output.
+        ignore: output -> the value that the reference has where it does not count, or the input (or other output) that
+            is 0 there, whose axes are the first ones of the output.
 
     Raises:
         InputError: there is no such mask, or its axes do not fit.
     """
-    mine, theirs = dict(found), dict(wanted)
-    for name, rule in ignore.items():
-        if name in wanted and found[name].shape == wanted[name].shape:
-            counts = _counts(name, rule, wanted, feed)
+    mine, theirs, counts = dict(found), dict(wanted), {}
+    for name, value in wanted.items():
+        counts[name] = np.ones(value.shape, bool)
+        if found[name].shape != value.shape:
+            continue
+        if name in ignore:
+            counts[name] = _counts(name, ignore[name], wanted, feed)
+        counts[name] = counts[name] & ~_equal_fillings(found[name], value)
+        if not counts[name].all():
             mine[name], theirs[name] = (
-                np.where(counts, side[name], side[name].dtype.type(0)) for side in (found, wanted)
+                np.where(counts[name], side[name], side[name].dtype.type(0)) for side in (found, wanted)
             )
-    return mine, theirs
+    return mine, theirs, counts
+
+
+def fillings(values: Array) -> Array:
+    """Where an output of floats is infinite or filled: -1e9 in masked logits, -65504 in float16.
+
+    Such values are of 1e4 or more, and a gap of three orders of magnitude separates them from all others.
+    """
+    size = np.abs(values.astype(np.float64))
+    finite = size[np.isfinite(size)]
+    top = float(finite.max(initial=0.0))
+    rest = float(finite[finite < top / _FILLED_ALIKE].max(initial=0.0))
+    least = top / _FILLED_ALIKE if top >= _LEAST_FILLING and 0 < rest < top / _GAP else np.inf
+    return np.asarray(size >= least)
+
+
+def largest_plain(values: Array) -> float:
+    """The largest magnitude in an output, without infinities, NaN and what fills it; 0 if there is none."""
+    plain = np.abs(values.astype(np.float64))[~fillings(values)]
+    return float(np.nan_to_num(plain, nan=0.0).max(initial=0.0))
+
+
+def _equal_fillings(found: Array, wanted: Array) -> Array:
+    if wanted.dtype.kind in "biu":
+        return np.zeros(wanted.shape, bool)
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(found.astype(np.float64) - wanted)
+        same = (found == wanted) | (np.isfinite(gap) & (gap <= ROUNDING * np.abs(wanted.astype(np.float64))))
+    return np.asarray(same & fillings(wanted))
 
 
 def may_be_masks(feed: Feed, outputs: Feed) -> Feed:
@@ -99,23 +143,49 @@ def reordered(found: Array, wanted: Array) -> bool:
 
 def noise_by_mask(found: Array, wanted: Array, feed: Feed) -> dict[str, float]:
     """Input -> the noise power of an output where it is not 0, for every input that may be its mask: integers or
-    booleans over the output's first axes, at least two of them, some of them 0.
+    booleans over the output's first axes, at least two of them.
     """
     result = {}
     for name, mask in feed.items():
         fits = 2 <= mask.ndim <= wanted.ndim and mask.shape == wanted.shape[: mask.ndim]
-        if fits and mask.dtype.kind in "biu" and wanted.dtype.kind == "f" and not mask.all():
+        if fits and mask.dtype.kind in "biu" and wanted.dtype.kind == "f":
             counts = (mask != 0).reshape(mask.shape + (1,) * (wanted.ndim - mask.ndim))
             with np.errstate(all="ignore"):
                 result[name] = float(np.where(counts, np.square(found.astype(np.float64) - wanted), 0.0).sum())
     return result
 
 
+@dataclass
+class Unfilled:
+    """An output of floats without what fills it, or is NaN, in the reference.
+
+    Attributes:
+        values: those that fill; of more than one, two.
+        signal, noise: powers of all others, and of their differences.
+    """
+
+    values: set[str] = field(default_factory=set)
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, found: Array, wanted: Array) -> None:
+        """Add one feed."""
+        if wanted.dtype.kind != "f":
+            return
+        filled = fillings(wanted) | np.isnan(wanted)
+        if filled.any() and len(self.values) < 2:
+            self.values.update(repr(float(value)) for value in np.unique(wanted[filled])[:2])
+        with np.errstate(all="ignore"):
+            apart = np.square(found.astype(np.float64) - wanted)
+            self.noise += float(np.where(filled, 0.0, apart).sum())
+            self.signal += float(np.where(filled, 0.0, np.square(wanted.astype(np.float64))).sum())
+
+
 def _counts(name: str, rule: float | str, wanted: Feed, feed: Feed) -> Array:
     """Where an output counts: booleans that fit its shape."""
     value = wanted[name]
     if not isinstance(rule, str):
-        return np.asarray(value != rule)
+        return ~np.isnan(value) if math.isnan(rule) else np.asarray(value != rule)
     mask = feed.get(rule, wanted.get(rule))
     if mask is None:
         raise InputError(

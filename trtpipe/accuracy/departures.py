@@ -2,24 +2,31 @@
 
 An offset says nothing of the input. Errors that are small beside an offset of 290, or beside the empty background of a
 map, may still be larger than all that the input changes, so this is what they are compared with.
+
+It is a part of ``finish.py``, too (``trtpipe.delivery.finish``), and so is written for Python 3.8 and numpy alone.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Array: TypeAlias = "np.ndarray[Any, Any]"
+
 #: Means are kept for so many elements of a sample at most; of larger outputs the longest axes are averaged over.
 MOST_MEANS = 1 << 20
-#: Rounding of float32 and of sums in another order, relative to a value: never taken for an error.
-ROUNDING = 2.0**-22
 
 
 @dataclass
 class _Moments:
-    """Sums over samples, one for each element of a sample: float64 arrays of one shape, axis 0 of length 1.
+    """Sums over the samples that count, one for each element of a sample: float64 arrays of one shape, axis 0 of
+    length 1.
 
     Attributes:
         count: values behind each element.
@@ -28,37 +35,44 @@ class _Moments:
         low, high: extremes of the reference.
     """
 
-    count: float
-    mean: np.ndarray
-    error: np.ndarray
-    square: np.ndarray
-    cross: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    count: Array
+    mean: Array
+    error: Array
+    square: Array
+    cross: Array
+    low: Array
+    high: Array
 
     @classmethod
-    def of(cls, values: np.ndarray, differences: np.ndarray, axes: tuple[int, ...]) -> _Moments:
-        """Those of ``values`` over ``axes``."""
-        mean, error = values.mean(axes, keepdims=True), differences.mean(axes, keepdims=True)
-        apart = values - mean
+    def of(cls, values: Array, differences: Array, counts: Array, axes: tuple[int, ...]) -> _Moments:
+        """Those of ``values`` over ``axes``, where ``counts`` is true."""
+        count = counts.sum(axes, keepdims=True).astype(np.float64)
+        mean, error = (
+            np.where(counts, each, 0.0).sum(axes, keepdims=True) / np.maximum(count, 1.0)
+            for each in (values, differences)
+        )
+        apart = np.where(counts, values - mean, 0.0)
         return cls(
-            count=math.prod(values.shape[axis] for axis in axes),
+            count=count,
             mean=mean,
             error=error,
             square=np.square(apart).sum(axes, keepdims=True),
-            cross=(apart * (differences - error)).sum(axes, keepdims=True),
-            low=values.min(axes, keepdims=True),
-            high=values.max(axes, keepdims=True),
+            cross=(apart * np.where(counts, differences - error, 0.0)).sum(axes, keepdims=True),
+            low=np.where(counts, values, np.inf).min(axes, keepdims=True),
+            high=np.where(counts, values, -np.inf).max(axes, keepdims=True),
         )
 
     def collapsed(self, axes: tuple[int, ...]) -> _Moments:
         """The same with elements along ``axes`` taken for one (Chan, Golub and LeVeque 1983)."""
         if not axes:
             return self
-        mean, error = self.mean.mean(axes, keepdims=True), self.error.mean(axes, keepdims=True)
+        count = self.count.sum(axes, keepdims=True)
+        mean, error = (
+            (self.count * each).sum(axes, keepdims=True) / np.maximum(count, 1.0) for each in (self.mean, self.error)
+        )
         apart = self.mean - mean
         return _Moments(
-            count=self.count * math.prod(self.mean.shape[axis] for axis in axes),
+            count=count,
             mean=mean,
             error=error,
             square=(self.square + self.count * np.square(apart)).sum(axes, keepdims=True),
@@ -71,16 +85,23 @@ class _Moments:
         """Those of the samples of both, which have one shape."""
         count = self.count + other.count
         apart, gap = other.mean - self.mean, other.error - self.error
-        weight = self.count * other.count / count
+        part = other.count / np.maximum(count, 1.0)
+        weight = self.count * part
         return _Moments(
             count=count,
-            mean=self.mean + apart * (other.count / count),
-            error=self.error + gap * (other.count / count),
+            mean=self.mean + apart * part,
+            error=self.error + gap * part,
             square=self.square + other.square + np.square(apart) * weight,
             cross=self.cross + other.cross + apart * gap * weight,
             low=np.minimum(self.low, other.low),
             high=np.maximum(self.high, other.high),
         )
+
+    def flat(self) -> _Moments:
+        """All elements taken for one, in one dimension."""
+        whole = self.collapsed(tuple(range(self.mean.ndim)))
+        arrays = (whole.count, whole.mean, whole.error, whole.square, whole.cross, whole.low, whole.high)
+        return _Moments(*(array.reshape(1) for array in arrays))
 
 
 class Departures:
@@ -94,43 +115,48 @@ class Departures:
     def __init__(self) -> None:
         self._moments: _Moments | None = None
 
-    def add(self, found: np.ndarray, wanted: np.ndarray) -> None:
-        """Add samples of shape [samples, ...]; values that are not finite count as 0 in the reference."""
+    def add(self, found: Array, wanted: Array, counts: Array) -> None:
+        """Add samples of shape [samples, ...]; values that are not finite count as 0 in the reference.
+
+        Args:
+            counts: booleans of that shape: which values count.
+        """
         if not wanted.size:
             return
-        values: np.ndarray = wanted.astype(np.float64).reshape(wanted.shape or (1,))
+        values: Array = wanted.astype(np.float64).reshape(wanted.shape or (1,))
         with np.errstate(invalid="ignore", over="ignore"):
             gaps = np.where(found == wanted, 0.0, found.astype(np.float64) - wanted)
-        differences: np.ndarray = gaps.reshape(values.shape)
+        differences: Array = gaps.reshape(values.shape)
+        counting: Array = counts.reshape(values.shape)
         values = np.where(np.isfinite(values), values, 0.0)
         before = self._moments
         if before is not None and before.mean.ndim != values.ndim:  # nothing is known of what belongs together
-            before = before.collapsed(tuple(range(before.mean.ndim)))
-            before = _reshaped(before, (1,))
-            values, differences = values.ravel(), differences.ravel()
+            before = before.flat()
+            values, differences, counting = values.ravel(), differences.ravel(), counting.ravel()
         kept: tuple[int, ...] = _kept(values.shape) if before is None else before.mean.shape
         axes = tuple(axis for axis, size in enumerate(values.shape) if axis == 0 or size != kept[axis])
         with np.errstate(invalid="ignore", over="ignore"):
-            new = _Moments.of(values, differences, axes)
+            new = _Moments.of(values, differences, counting, axes)
             if before is not None:
                 varying = tuple(axis for axis in axes if axis and before.mean.shape[axis] != 1)
                 new = before.collapsed(varying).joined(new)
         self._moments = new
 
     @property
-    def samples(self) -> float:
-        """Values behind each mean."""
-        return 0.0 if self._moments is None else self._moments.count
+    def repeated(self) -> bool:
+        """Whether an element has values of more than one sample."""
+        return self._moments is not None and bool((self._moments.count > 1).any())
 
     @property
     def power(self) -> float:
-        """Sum over all values of ``(x - mean)²``, made up for the mean being that of the same samples.
+        """Sum over all values of ``(x - mean)²``, made up for each mean being that of the same samples.
 
         0 for a single sample.
         """
-        if self._moments is None or self._moments.count < 2:
+        if self._moments is None:
             return 0.0
-        return self._sum * self._moments.count / (self._moments.count - 1)
+        count = self._moments.count
+        return float((self._moments.square * np.where(count > 1, count / np.maximum(count - 1, 1.0), 0.0)).sum())
 
     @property
     def largest(self) -> float:
@@ -138,7 +164,7 @@ class Departures:
         if self._moments is None:
             return 0.0
         moments = self._moments
-        return float(np.maximum(moments.high - moments.mean, moments.mean - moments.low).max())
+        return float(np.maximum(moments.high - moments.mean, moments.mean - moments.low).max(initial=0.0))
 
     def cosine(self, noise: float) -> float:
         """Cosine similarity of ``x - mean`` and ``y - mean``, with the reference's mean in both.
@@ -164,8 +190,3 @@ def _kept(shape: tuple[int, ...]) -> tuple[int, ...]:
     while math.prod(kept) > MOST_MEANS:
         kept[kept.index(max(kept))] = 1
     return tuple(kept)
-
-
-def _reshaped(moments: _Moments, shape: tuple[int, ...]) -> _Moments:
-    arrays = (moments.mean, moments.error, moments.square, moments.cross, moments.low, moments.high)
-    return _Moments(moments.count, *(array.reshape(shape) for array in arrays))

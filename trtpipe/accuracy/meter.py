@@ -120,6 +120,11 @@ class Meter(Protocol):
         """What guessing gives, once outputs were seen; ``None`` where nothing is known of that."""
         return None
 
+    @property
+    def doubt(self) -> str:
+        """Why the figure says little, whatever its value; empty where nothing is known of that."""
+        return ""
+
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
         """Add one feed: its outputs, the reference's, and its labels, one entry a row.
 

@@ -134,6 +134,7 @@ class TopK(Meter):
         self._classes = 0
         self._output = output
         self._hits: list[np.ndarray] = []
+        self._seen: tuple[set[int], set[int]] = set(), set()
 
     def update(self, outputs: Feed, wanted: Feed, labels: np.ndarray | None) -> None:
         """Add one feed; labels are integers, one a row."""
@@ -148,6 +149,9 @@ class TopK(Meter):
             )
         if self._k == 1 and scores.size == len(labels) and scores.dtype.kind in "iu":
             self._hits.append(scores.ravel() == labels)
+            self._see(scores.ravel(), labels)
+            numbered = 1 + max(int(labels.max()), int(scores.max()))  # a model of numbers does not say how many
+            self._classes = max(self._classes, self._named, numbered)
             return
         flat = scores.reshape(len(labels), -1).astype(np.float64)
         self._classes = flat.shape[1]
@@ -163,9 +167,27 @@ class TopK(Meter):
                 "check the labels' order and number",
             )
         self._hits.append(ranks(flat, labels) < self._k)
+        self._see(flat.argmax(axis=1), labels)
+
+    def _see(self, found: np.ndarray, labels: np.ndarray) -> None:
+        """Note the classes that were found and wanted; two of each are enough."""
+        for known, values in zip(self._seen, (found, labels), strict=True):
+            if len(known) < 2:
+                known.update(np.unique(values)[:2].tolist())
+
+    @property
+    def doubt(self) -> str:
+        """Of labels of one class: a build that always gives it would be as good."""
+        _, labels = self._seen
+        if len(labels) != 1 or sum(map(len, self._hits)) < 2:
+            return ""
+        return f"{min(labels)} is the label of all samples, so {self.metric} says nothing of the other classes"
 
     @property
     def chance(self) -> float | None:
+        found, labels = self._seen
+        if self._k == 1 and len(found) == 1 and len(labels) > 1:  # the same for all samples: it guesses
+            return float(concatenated(self._hits).mean())
         return min(1.0, self._k / self._classes) if self._classes else None
 
     def scores(self) -> Scores:

@@ -72,9 +72,10 @@ class ParityRun:
         comparisons: of every contender with the reference.
         links: of every contender with the one it was made from, where that is not the reference.
         extremes: of every float input.
-        hints: what explains outputs that are not within tolerance.
+        hints: what explains outputs that are not within tolerance, and why outputs or the metric say little.
         inputs_digest, labels_digest: of what was run, in whatever order, and of the labels that go with it; the latter
             is empty where there are none.
+        empty: whether no output has a value that counts on any sample, so that nothing was compared.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -86,6 +87,7 @@ class ParityRun:
     hints: tuple[str, ...] = ()
     inputs_digest: str = ""
     labels_digest: str = ""
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,9 @@ def compare(
         samples += sample.rows
     progress.advance("verify", feeds, feeds)
     metrics = (meter_value(label, devices[label], each) for label, each in meters.items())
+    doubts = [
+        f"{reference.label}: {each.doubt}" for label, each in meters.items() if label == reference.label and each.doubt
+    ]
     return ParityRun(
         comparisons=tuple(match.comparison() for match in whole),
         links=tuple(match.comparison() for match in links),
@@ -170,7 +175,8 @@ def compare(
         feeds=feeds,
         samples=samples,
         extremes=extremes,
-        hints=tuple(dict.fromkeys(hint for match in whole for hint in match.outputs.hints)),
+        hints=(*dict.fromkeys(hint for match in whole for hint in match.outputs.hints), *doubts),
         inputs_digest=content.inputs,
         labels_digest=content.labels,
+        empty=bool(whole) and all(match.outputs.empty for match in whole),
     )

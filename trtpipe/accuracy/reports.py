@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
 from pydantic import FiniteFloat
 
 from trtpipe.accuracy.meter import Scores
+from trtpipe.accuracy.output_metrics import Criterion
 from trtpipe.artifact import Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
 from trtpipe.config.recipe import Preprocessing
-
-#: What an output is judged by: the absolute difference, cosine similarity, SNR; of integers, the share of equal values.
-Criterion: TypeAlias = Literal["difference", "cosine", "snr", "agreement"]
 
 
 class OutputParity(Record):
     """One output of one artifact against the reference, over all samples.
 
     Attributes:
-        max_abs, max_rel: largest absolute and relative difference over all elements.
-        mean_abs, mean_rel, median_abs: of the differences of all elements; the median is that of chunks of samples,
+        max_abs, max_rel: largest absolute and relative difference over all elements that count: not those that the
+            profile ignores, nor infinities and fillings (-1e9 in masked logits) that are equal in both.
+        mean_abs, mean_rel, median_abs: of the differences of these elements; the median is that of chunks of samples,
             averaged.
         scale: mean magnitude of the reference's elements.
         spread: root mean square of what the samples change in the reference: ``x - m``, with ``m`` the mean of an
@@ -31,7 +30,8 @@ class OutputParity(Record):
             or an output that no sample changes.
         cosine: cosine similarity over all samples; ``None`` for integer outputs, whose differences are 0
             (exact match) or 1.
-        agreement: share of exact matches; ``None`` for float outputs.
+        agreement: share of exact matches; ``None`` for float outputs. A value that more than half of the reference
+            has (a background) is left out where both have it, if more than one value differs.
         snr_db: signal-to-noise ratio in dB over all samples; infinite when there is no difference. Integers have no
             signal: -infinite when there is a difference.
         worst_feed, worst_index: the feed with the largest absolute difference, and the element in its output.

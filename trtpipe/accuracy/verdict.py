@@ -41,9 +41,10 @@ def stage_of(artifact: str) -> str:
 def _difference(comparison: Comparison, output: OutputParity) -> str:
     where = f"feed {output.worst_feed}, element {list(output.worst_index)}"
     if output.agreement is not None:
+        aside = "" if output.mean_abs + output.agreement > 1 - 1e-6 else ", the most common one in both aside"
         return (
             f"{comparison.artifact}: output {output.output!r} against {comparison.against}: exact match "
-            f"{output.agreement:.2%} of values, limit {output.tolerance.min_agreement or 0:.2%} "
+            f"{output.agreement:.2%} of values{aside}, limit {output.tolerance.min_agreement or 0:.2%} "
             f"(first difference: {where})"
         )
     limit = output.tolerance

@@ -15,11 +15,12 @@ from trtpipe.report.verdict import CORRECTIONS, Evidence, verdict_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _PARITY = "manifest.json", "parity.json"
 
 
 def alterations(path: Path) -> tuple[str, ...]:
-    """What was changed since the build: for a manifest in the whole bundle, for another file of one in this file.
+    """What was changed since the build: for a manifest or a verdict in the whole bundle, for another file of one in
+    this file.
 
     Returns:
         A sentence for each file; nothing where ``path`` belongs to no bundle.
@@ -29,6 +30,8 @@ def alterations(path: Path) -> tuple[str, ...]:
         manifest = Manifest.read(beside)
     except InputError:
         return ()
+    if path.name == _PARITY:
+        return tuple(_changed(manifest, path.parent))
     if path.name != _MANIFEST:
         return tuple(_changed(manifest, path.parent, path.name)) or tuple(_engines(manifest, path.parent, path.name))
     return (

@@ -15,6 +15,7 @@ from textwrap import fill
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
+from trtpipe.api.remedies import explained_to
 from trtpipe.config.paths import PathLike
 from trtpipe.config.settings import Settings
 from trtpipe.errors import InputError
@@ -192,8 +193,9 @@ def takes(arguments: type[Mapping[str, object]]) -> Callable[[F], F]:
         def checked(*positional: object, **named: object) -> object:
             if unknown := sorted(named.keys() - known):
                 raise TypeError(f"{function.__name__}() got an unexpected keyword argument {unknown[0]!r}")
-            check_arguments(named)
-            return function(*positional, **named)
+            with explained_to(known):
+                check_arguments(named)
+                return function(*positional, **named)
 
         vars(checked)["__signature__"] = plain.replace(parameters=[*own, *shared])
         checked.__doc__ = _explained(inspect.getdoc(function) or "", [name for name in MEANINGS if name in known])

@@ -101,8 +101,8 @@ class Inspection(Summarized, Record):
         comparison: two engines or graphs, measured alternately.
         baseline, tuning, sensitivity: what ``check``, ``tune`` and ``sensitivity`` wrote.
         contents: of a file that holds no record, by name and value.
-        altered: files of the bundle (of a file in one: itself) that are not those its manifest lists. What an altered
-            bundle says of itself does not count.
+        altered: files of the bundle that are not those its manifest lists; of a file in one that holds no verdict,
+            itself. What an altered bundle says of itself does not count.
         notes: contradictions between the file and its metadata.
         obstacles: why an engine cannot run on this machine, by its header and metadata.
     """

@@ -13,7 +13,7 @@ from trtpipe.api.settings_files import profile_toml, recipe_toml
 from trtpipe.artifact import Artifact, FileEntry
 from trtpipe.config.paths import folder_of, is_file_name
 from trtpipe.config.source import FactorySource, OnnxSource, Pt2Source
-from trtpipe.errors import InputError, StageError
+from trtpipe.errors import InputError, StageError, TrtpipeError
 from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Step, opened, stages_named
 from trtpipe.pipeline.publish import check_writable, publish_file, publish_folder, write_file
@@ -24,7 +24,7 @@ from trtpipe.report.verdict import Evidence, Verdict, verdict_of
 from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from trtpipe.accuracy.reports import ParityReport
     from trtpipe.artifact import Record
@@ -44,7 +44,8 @@ class BuildResult(Summarized):
     Attributes:
         steps: one for every stage, one a target for compile.
         out: where the files are; ``None`` if nothing was written. A bundle that failed a gate, or lacks the engine of
-            a target, goes to ``<out>.rejected``, so that ``out`` only ever holds one that passed.
+            a target, goes to ``<out>.rejected``, so that ``out`` only ever holds one that passed; it is not written
+            where that holds a file of the user's.
         verdict: what was executed, and what the gates say of it.
         parity, latency: the reports, where these stages ran.
     """
@@ -97,6 +98,25 @@ def rejected_beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.rejected")
 
 
+def publish_rejected(artifacts: Iterable[Artifact], out: Path, warn: Callable[[str], None]) -> Path | None:
+    """Write what is not good enough for ``out`` into the folder beside it.
+
+    A folder that cannot be written, as it holds a file of the user's, must not hide the verdict: then this is said, and
+    nothing is written.
+
+    Returns:
+        The folder; ``None`` if it could not be written.
+    """
+    folder = rejected_beside(out)
+    try:
+        check_writable(folder)
+        publish_folder(artifacts, folder)
+    except TrtpipeError as error:
+        warn(f"what was rejected is not kept: {error.message}; {error.remedy}, and run again")
+        return None
+    return folder
+
+
 def run_stages(
     job: Job,
     names: Sequence[str],
@@ -117,9 +137,7 @@ def run_stages(
         if out is None:
             return None
         if result.failed:  # what there was before is whole, and this is not
-            rejected = rejected_beside(out)
-            publish_folder(result.artifacts, rejected)
-            return rejected
+            return publish_rejected(result.artifacts, out, (progress or NullProgress()).warn)
         if len(names) > 1 and is_file_name(out, suffixes):
             return publish_file(result.artifacts[-1], out, suffixes, beside=result.artifacts[:-1])
         if len(result.artifacts) == 1:
@@ -160,7 +178,8 @@ def run_published(
     for step in result.failed:
         error = step.error
         if error is not None and not isinstance(error, StageError) and error.exit_code == result.verdict.exit_code:
-            (progress or NullProgress()).warn(f"what was finished before {step.label} failed is in {result.out}")
+            if result.out is not None:
+                (progress or NullProgress()).warn(f"what was finished before {step.label} failed is in {result.out}")
             raise error
     return result
 

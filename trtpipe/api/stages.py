@@ -15,6 +15,7 @@ from trtpipe.api.results import (
     PLAN,
     BuildResult,
     provenance_of,
+    publish_rejected,
     rejected_beside,
     run_published,
     run_stages,
@@ -79,11 +80,15 @@ def build(
     with requested(source, **request) as asked:
         job = _refuse_early(asked, request.get("progress") or NullProgress(), locked, handover=handover)
 
-        def publish(result: BuildResult) -> Path:
-            where = rejected_beside(folder) if result.verdict.exit_code else folder
+        def publish(result: BuildResult) -> Path | None:
+            rejected = result.verdict.exit_code != 0
+            where = rejected_beside(folder) if rejected else folder
             with provenance_of(result.artifacts, job, where) as provenance:
-                publish_folder([*result.artifacts, *provenance], where)
-            return where
+                files = [*result.artifacts, *provenance]
+                if rejected:
+                    return publish_rejected(files, folder, (request.get("progress") or NullProgress()).warn)
+                publish_folder(files, folder)
+            return folder
 
         return run_published(job, stages_for(job), {}, publish, request.get("progress"))
 

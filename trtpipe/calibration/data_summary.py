@@ -68,7 +68,8 @@ class DataSummary(Record):
         seed: what the samples were chosen or made with; ``None`` if all were used.
         convergence: of the ranges; ``None`` for merged data and for very few samples.
         skipped: bad samples that were skipped, as the user allowed.
-        warnings: reasons to doubt the data.
+        warnings: reasons to doubt the data, by its content alone: what the data set says of the samples asked for,
+            which is in no key, is not among them.
     """
 
     source: str
@@ -176,12 +177,13 @@ class DataSummaryBuilder:
             skipped: bad samples that were skipped.
         """
         samples, inputs = self.state.samples, self.state.inputs
-        warnings = [*self._dataset.warnings]
+        warnings = []
         if skipped:
             rows = sum(each.rows for each in skipped)
             warnings.append(f"{rows} bad sample(s) were skipped, the first of them: {skipped[0].reason}")
         if samples < FEW_SAMPLES:
-            warnings.append(f"only {samples} samples: ranges from so few may not hold; use a few hundred")
+            few = f"{samples} sample{'s' * (samples != 1)}"
+            warnings.append(f"only {few}: ranges from so few may not hold; use a few hundred")
         if convergence is not None and convergence.samples_needed > samples:
             capped = convergence.samples_needed >= MOST_NEEDED * samples
             how_many = (

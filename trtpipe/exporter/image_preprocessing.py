@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from trtpipe.accuracy.alignment import largest_plain
 from trtpipe.backends.base import load_backend
 from trtpipe.config.formats import FP32
 from trtpipe.config.preprocessing import METADATA
@@ -181,7 +182,7 @@ def _compare(before: Path, own: Feed, after: Path, feed: Feed) -> str:
     largest = 0.0
     for name, value in wanted.items():
         difference = absolute_gap(value, found[name])
-        scale = max(1.0, float(np.nanmax(np.abs(value.astype(np.float64)), initial=0.0)))
+        scale = max(1.0, largest_plain(value))
         worst = float(difference.max(initial=0.0)) / scale
         if not worst <= _RELATIVE:
             raise StageError(

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trtpipe.errors import HostError, InputError, StageError
 from trtpipe.exporter.arrays import array_of, tensor_of
 from trtpipe.exporter.calling import (
@@ -321,8 +319,10 @@ def _wrong(path: Path) -> str:
 
 
 def _parity(path: Path, exported: Exported, allowed: float) -> tuple[Any, ...]:
+    from trtpipe.accuracy.alignment import largest_plain
     from trtpipe.backends.base import load_backend
     from trtpipe.config.settings import Settings
+    from trtpipe.exporter.simplification import absolute_gap
     from trtpipe.report.stage_records import OutputDifference
 
     assert exported.reference is not None
@@ -332,10 +332,10 @@ def _parity(path: Path, exported: Exported, allowed: float) -> tuple[Any, ...]:
         results = runner.infer(feed)
     found = []
     for (name, got), tensor in zip(results.items(), exported.reference, strict=True):
-        want = array_of(tensor).astype(np.float64)
-        gap = np.abs(got.astype(np.float64) - want)
+        want = array_of(tensor)
+        gap = absolute_gap(want, got)
         largest, mean = (float(gap.max()), float(gap.mean())) if gap.size else (0.0, 0.0)
-        scale = max(1.0, float(np.abs(want).max())) if want.size else 1.0
+        scale = max(1.0, largest_plain(want))
         if not largest <= allowed * scale:
             raise StageError(
                 f"the exported model differs from PyTorch: output {name!r} by {largest:.3g} (values up to {scale:.3g})",

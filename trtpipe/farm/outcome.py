@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trtpipe
 from trtpipe.api.packages import make_package
-from trtpipe.api.results import rejected_beside
+from trtpipe.api.results import publish_rejected
 from trtpipe.config.triton import TritonSettings
 from trtpipe.errors import BuildError, HostError, TrtpipeError
 from trtpipe.farm.report import CellPart, CellResult, MatrixReport, worst
@@ -122,7 +122,8 @@ def _over(weights: int | None, activations: int | None, size: int | None, budget
 
 def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactStore, folder: Path) -> CellResult:
     """The cell with its bundles in the output folder, those that failed a gate apart."""
-    parts = []
+    parts: list[CellPart] = []
+    unkept: list[str] = []
     for position, (part, reply) in enumerate(zip(cell.parts, outcome.replies_of(number), strict=False)):
         if reply.figures is None:
             parts.append(part)
@@ -130,14 +131,20 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
         place = folder / CELLS / cell.name
         if len(cell.parts) > 1:
             place /= f"{position}-{Path(part.source).stem}"
-        place = rejected_beside(place) if reply.figures.exit_code else place
         try:
-            publish_folder(_artifacts(reply, store), place)
+            artifacts = _artifacts(reply, store)
+            if reply.figures.exit_code:
+                written = publish_rejected(artifacts, place, unkept.append)
+            else:
+                publish_folder(artifacts, place)
+                written = place
         except TrtpipeError as error:  # of this cell: the others have theirs
             problem = {"state": "error", "exit_code": error.exit_code, "problem": error.message}
             return cell.model_copy(update={**problem, "headline": error.message})
-        parts.append(part.model_copy(update={"folder": str(place.relative_to(folder))}))
-    found = cell.model_copy(update={"parts": tuple(parts) or cell.parts})
+        where = "" if written is None else str(written.relative_to(folder))
+        parts.append(part.model_copy(update={"folder": where}))
+    headline = "; ".join((cell.headline, *unkept))
+    found = cell.model_copy(update={"parts": tuple(parts) or cell.parts, "headline": headline})
     several = len(cell.parts) > 1 and not cell.exit_code
     return _delivered(found, folder) if several else found
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trtpipe.accuracy.alignment import fillings
 from trtpipe.progress import track
 from trtpipe.reference.reference_outputs import run_every
 
@@ -35,7 +36,8 @@ class OutputNoise:
     """Compares float outputs with those of the float32 graph.
 
     Signal is what departs from the output's mean over all feeds: scores of a detector that all lie near -11 and tell
-    objects by departing from that would hide any noise otherwise.
+    objects by departing from that would hide any noise otherwise. So would what fills an output, such as -1e9 in masked
+    logits, which does not count.
 
     Args:
         expected: float32 outputs, feed by feed.
@@ -45,8 +47,12 @@ class OutputNoise:
     def __init__(self, expected: Sequence[Feed], names: Sequence[str] | None = None) -> None:
         self._expected = expected
         floats = [name for name, value in expected[0].items() if value.dtype.kind == "f"] if expected else []
+        wanted = [name for name in floats if names is None or name in names]
+        filled = {name: [fillings(outputs[name]) for outputs in expected] for name in wanted}
+        self._filled = {name: masks for name, masks in filled.items() if any(mask.any() for mask in masks)}
         powers = {
-            name: _signal([outputs[name] for outputs in expected]) for name in floats if names is None or name in names
+            name: _signal([self._counted(name, outputs[name], index) for index, outputs in enumerate(expected)])
+            for name in wanted
         }
         self._signal = {
             name: np.maximum(power, _FAINT * power.mean()) for name, power in powers.items() if 0 < power.sum() < np.inf
@@ -73,9 +79,14 @@ class OutputNoise:
         expected = self._expected[index][name]
         if found.shape != expected.shape:
             return _LOST
+        found, expected = (self._counted(name, side, index) for side in (found, expected))
         with np.errstate(all="ignore"):
             noise = _power(np.where(found == expected, 0, found - expected)) / self._signal[name][index]
         return float(noise) if noise < _LOST else _LOST  # NaN too
+
+    def _counted(self, name: str, value: np.ndarray, index: int) -> np.ndarray:
+        """The values of an output of feed ``index`` where the reference is not filled."""
+        return value[~self._filled[name][index]] if name in self._filled else value
 
 
 def in_decibels(shares: np.ndarray) -> np.ndarray:

@@ -213,6 +213,9 @@ class KnownOutputs:
         outputs: names of all of them.
         device: where they were computed.
         open_graph: opens it.
+
+    Attributes:
+        hits: for how many feeds they were.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
@@ -224,6 +227,7 @@ class KnownOutputs:
         self._known, self._names, self._device = known, outputs, device
         self._open = open_graph
         self._runner: Runner | None = None
+        self.hits = 0
 
     @property
     def device(self) -> str:
@@ -234,6 +238,7 @@ class KnownOutputs:
         """The outputs for one feed; raises what running the graph raises."""
         found = self._known.of(feed, self._names)
         if found is not None:
+            self.hits += 1
             return found
         if self._runner is None:
             self._runner = self._open()

@@ -271,7 +271,9 @@ def _accuracy(evidence: Evidence) -> Gate:
         values = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
         summary = f"{report.metrics[0].metric} on {report.metrics[0].samples or 'all'} samples: {values}"
     else:
-        summary = f"outputs within tolerance on {report.samples} real samples{report.extent}"
+        summary = (
+            f"outputs within tolerance on {report.samples} real sample{'s' * (report.samples != 1)}{report.extent}"
+        )
     return Gate(outcome="passed", summary=summary)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trtpipe.accuracy.alignment import aligned, without_ignored
-from trtpipe.accuracy.comparison import Differences, OutputMetrics, comparable
+from trtpipe.accuracy.alignment import aligned, counted
+from trtpipe.accuracy.comparison import comparable
+from trtpipe.accuracy.output_metrics import OutputMetrics
 from trtpipe.config.limits import OutputLimits
 from trtpipe.errors import InputError
 from trtpipe.reference.pytorch_outputs import read_reference
@@ -105,10 +106,9 @@ def self_test(
         )
     real = model.reference.data == "real"
     metrics: dict[str, OutputMetrics] = {}
-    for feed, outputs in zip(feeds, wanted, strict=True):
-        found, expected = without_ignored(dict(run(feed)), outputs, model.ignored, feed)
-        found = aligned(found, expected, model.unordered)
-        _add(metrics, found, expected, model.tolerances, real=real)
+    for number, (feed, outputs) in enumerate(zip(feeds, wanted, strict=True)):
+        ordered = aligned(dict(run(feed)), outputs, model.unordered)
+        _add(metrics, *counted(ordered, outputs, model.ignored, feed), model.tolerances, number, real=real)
     checks = tuple(_checked(each, metrics[each], model.tolerances.get(each, OutputLimits())) for each in metrics)
     return SelfTest(
         passed=not any(check.broken for check in checks),
@@ -125,21 +125,18 @@ def _add(
     metrics: dict[str, OutputMetrics],
     found: Mapping[str, np.ndarray],
     wanted: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
     tolerances: Mapping[str, OutputLimits],
+    number: int,
     *,
     real: bool,
 ) -> None:
-    mine, theirs = comparable(dict(found), dict(wanted))
+    comparable(dict(found), dict(wanted))
     for name, value in wanted.items():
-        is_float = value.dtype.kind not in "biu"
-        each = metrics.setdefault(name, OutputMetrics(is_float=is_float, real=real))
-        if is_float:
-            each.departures.add(mine[name].reshape(value.shape), theirs[name].reshape(value.shape))
-        if value.size:
-            limits = tolerances.get(name, OutputLimits())
-            each.add(Differences.of(mine[name], theirs[name], limits), mine[name], theirs[name])
+        known = metrics.setdefault(name, OutputMetrics(is_float=value.dtype.kind not in "biu", real=real))
+        known.add_feed(found[name], value, counts[name], tolerances.get(name, OutputLimits()), number)
 
 
 def _checked(name: str, metrics: OutputMetrics, limits: OutputLimits) -> OutputCheck:
-    likeness = metrics.cosine if metrics.is_float else metrics.agreed
-    return OutputCheck(name, metrics.max_abs, likeness, metrics.snr_db, metrics.broken(limits))
+    likeness = metrics.cosine if metrics.is_float else metrics.agreement
+    return OutputCheck(name, metrics.max_abs, likeness or 0.0, metrics.snr_db, metrics.broken(limits))

@@ -46,7 +46,7 @@ class Observe(Stage[ObserveSettings], Resumable):
 
     name = "observe"
     produces = "statistics"
-    version = 11
+    version = 12
     resumes: Literal[True] = True
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
@@ -96,8 +96,9 @@ class Observe(Stage[ObserveSettings], Resumable):
         """What may be wrong with the data: too few samples, constant inputs, ranges that have not converged."""
         from trtpipe.calibration.statistics_file import read_data_summary
 
-        found = read_data_summary(artifact.path)
-        return () if found is None else found.warnings
+        found, data = read_data_summary(artifact.path), inputs.datasets.get("calibration-data")
+        of_selection = () if data is None else data.warnings
+        return (*of_selection, *(() if found is None else found.warnings))
 
     def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
         """None."""

@@ -60,7 +60,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 11
+    version = 13
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -105,6 +105,7 @@ class Verify(Stage[VerifySettings]):
             own = own_metric(evaluation, user_limits(runtime))
             spread = _spread(settings, evaluation, own, data)
             run, metrics = _measured(settings, evaluation, own, contenders, data, spread, progress, recording)
+            seen = tuple(_seen_before(inputs, data, contenders)) if metrics else ()
             overflows = _overflows(settings, contenders)
             pytorch = _against_pytorch(settings, inputs, contenders, real=not data.synthetic)
         observed = own.read() if own else Observed()
@@ -137,7 +138,7 @@ class Verify(Stage[VerifySettings]):
             not_run=_not_run(settings) | _left_out(inputs.path(contenders[0].label)),
             overflows=overflows,
             classes=data.dataset.classes,
-            doubts=_doubts(data, run, metrics),
+            doubts=(*_doubts(data, run, metrics), *seen),
             passed=True,
         )
         judged = _explained(with_verdict(report), inputs)
@@ -308,10 +309,16 @@ def _measured(
     reference, *others = contenders
     real = not data.synthetic
     run = compare(reference, others, spread, settings.tolerance, meter, progress, recording, real=real)
+    if run.empty:
+        raise InputError(
+            f"{data.dataset.name}: no output has a value that counts on any sample, so nothing was compared",
+            "give samples on which the model finds something, and let [tolerance] ignore leave something of them",
+        )
     metrics = _evaluated(whole, evaluation, contenders, progress) if evaluation and whole else run.metrics
     known = {value.metric for value in metrics}
     if other := next((name for name in settings.limits.min_metric if known and name not in known), ""):
-        raise InputError(f"min_metric {other}: the metric is {', '.join(known)}", "name the metric that is measured")
+        one = min(known)
+        raise InputError(f"min_metric {other}: the metric is {one}", f"write {one}=VALUE")
     if evaluation and (settings.demanded or settings.limits.min_metric) and not metrics:
         raise InputError(
             f"{data.dataset.name}: no labels, so {evaluation.metric} cannot be measured",
@@ -380,7 +387,25 @@ def _doubts(data: VerificationData, run: ParityRun, metrics: tuple[MetricValue, 
     for value in metrics[:1]:
         if value.chance is None and value.value == 0 and not value.lower_is_better:
             found.append(f"{value.artifact}: {value.metric} is 0: check the labels and the function that measures it")
+    if run.samples == 1 and not data.synthetic:
+        found.append("what the input changes is not seen on one sample: errors are compared with all of an output")
     return (*found, *run.hints)
+
+
+def _seen_before(inputs: Inputs, data: VerificationData, contenders: list[Contender]) -> Iterator[str]:
+    """Evaluation samples that calibration has seen too: those whose outputs ``observe`` kept. That all are, the bundle
+    says.
+    """
+    from trtpipe.calibration.statistics_file import read_data_summary
+    from trtpipe.reference.reference_outputs import KnownOutputs
+
+    hits = sum(each.runner.hits for each in contenders if isinstance(each.runner, KnownOutputs))
+    calibrated = read_data_summary(inputs.path("statistics")) if hits else None
+    if calibrated is not None and calibrated.digest != data.dataset.digests().inputs:
+        yield (
+            f"at least {hits} of the feeds with evaluation data are calibration data, too: measure the metric on "
+            "samples that calibration has not seen"
+        )
 
 
 def _overflows(settings: VerifySettings, contenders: list[Contender]) -> tuple[Overflow, ...]:

@@ -53,6 +53,21 @@ def test_failed_bundle_is_put_aside(
     assert trtpipe.Manifest.read(earlier / "manifest.json").passed is True
 
 
+def test_a_file_of_ones_own_where_it_goes_hides_no_verdict(
+    run: Run, model: Path, data: Path, tmp_path: Path, quick: tuple[str, ...]
+) -> None:
+    mine = tmp_path / "out.rejected" / "parity.json"
+    mine.parent.mkdir()
+    mine.write_text("notes")
+    build = ("build", model, "-o", tmp_path / "out", "--int8", "--calib-data", data, *quick, "--atol", "1e-9")
+    result = run(*build, "--rtol", "1e-9")
+    assert (result.exit_code, mine.read_text()) == (3, "notes")
+    assert "not kept" in result.stderr
+    assert str(mine) in result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[-1].startswith("FAILED on the lowered graph")
+
+
 def test_metric_that_falls_too_far(
     run: Run, model: Path, labeled: Path, tmp_path: Path, snapshot: Snapshot, quick: tuple[str, ...]
 ) -> None:

@@ -1,9 +1,9 @@
 """The sources of ``finish.py``, which builds a hand-over on a machine that has Python 3.8, numpy and TensorRT alone.
 
 They are modules here, so that they are checked and tested as all others, and are joined to one file where a hand-over
-is written. Their own imports are of the standard library and numpy. How outputs are aligned and how
-reference arrays are read is said once, in ``trtpipe.accuracy.alignment`` and ``trtpipe.reference.feed_archive``, which
-are parts as they stand.
+is written. Their own imports are of the standard library and numpy. How outputs are compared and how
+reference arrays are read is said once, in modules of ``trtpipe.accuracy``, ``trtpipe.config`` and
+``trtpipe.reference`` that are parts as they stand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent
 _PARTS = (
     _FOLDER / "common.py",
-    _FOLDER.parents[1] / "accuracy" / "alignment.py",
+    _FOLDER.parents[1] / "config" / "limits.py",
+    *(_FOLDER.parents[1] / "accuracy" / f"{name}.py" for name in ("alignment", "departures", "output_metrics")),
     _FOLDER.parents[1] / "reference" / "feed_archive.py",
     *(_FOLDER / f"{name}.py" for name in ("judge", "engine", "build")),
 )

@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from trtpipe.accuracy.alignment import aligned, without_ignored
 from trtpipe.delivery.finish.common import Failed, Feed, Record, reasons, say
 from trtpipe.delivery.finish.engine import Cuda, Engine
 from trtpipe.delivery.finish.judge import difference, judge_outputs, widened
@@ -348,11 +347,7 @@ def judge(
     """What ``parity.json`` says."""
     label = "engine:" + job["target"]
     real = model["reference"]["data"] == "real"
-    counted = [
-        without_ignored(mine, theirs, model["ignored"], feed) for mine, theirs, feed in zip(found, wanted, feeds)
-    ]
-    ordered = [aligned(mine, theirs, model["unordered"]) for mine, theirs in counted]
-    outputs = judge_outputs(ordered, [theirs for _, theirs in counted], model["tolerances"], real=real)
+    outputs = judge_outputs(model, found, wanted, feeds, real=real)
     failed = [difference(label, each) for each in outputs if not each["passed"]]
     digests = {file["name"]: file["sha256"] for file in model["files"]}
     first = [next(iter(feed.values())) for feed in feeds]
