@@ -23,6 +23,7 @@ from trtpipe.farm.tasks import TaskRequest
 from trtpipe.views.matrix import write_matrix_page
 
 Matrix = Callable[..., Path]
+MODELS = '[[models]]\nsource = "one.onnx"\ncalib_data = "data.npz"\n'
 FOUR = 'precisions = ["fp16", "int8"]\ntargets = ["sm89", "sm120"]\nbackends = ["null"]\nshards = 2\n'
 
 
@@ -42,12 +43,36 @@ def test_cells_are_built_and_reported_and_found_again(matrix: Matrix, folder: Pa
 
 def test_a_second_machine_with_the_store_builds_nothing(matrix: Matrix, folder: Path, settings: Settings) -> None:
     shared = replace(settings, store=f"file://{folder}/shared")
+    assert {cell.there for cell in plan_matrix(matrix(head=FOUR), settings=shared)} == {0}
     assert build_matrix(matrix(head=FOUR), folder / "out", settings=shared).built > 0
     other = replace(shared, cache_dir=folder / "other")
+    assert all(cell.there == cell.stages for cell in plan_matrix(matrix(head=FOUR), settings=other))
     assert build_matrix(matrix(head=FOUR), folder / "again", settings=other).built == 0
 
 
+def test_a_store_may_be_that_of_the_profiles(matrix: Matrix, folder: Path, settings: Settings) -> None:
+    for number in (1, 2):
+        (folder / f"{number}.toml").write_text(f'[store]\nurl = "file://{folder}/shared{number}"\n')
+    one = 'profile = "1.toml"\n'
+    plan_matrix(matrix(models=MODELS + one), settings=settings)
+    assert (folder / "shared1" / "trtpipe-store.json").is_file()
+    two = MODELS + one + '[[models]]\nsource = "two.onnx"\nprofile = "2.toml"\n'
+    with pytest.raises(InputError, match="several stores"):
+        build_matrix(matrix(models=two), folder / "out", settings=settings)
+    with pytest.raises(InputError, match="several stores"):
+        plan_matrix(matrix(models=two), settings=settings)
+
+
 class TestCellsThatCannotBe:
+    def test_a_file_that_is_missing_is_seen_beforehand(self, matrix: Matrix, settings: Settings) -> None:
+        models = MODELS + '[[models]]\nsource = "gone.onnx"\n[[models]]\nname = "n"\nsource = "one.onnx"\n'
+        head = 'precisions = ["int8"]\ntargets = ["sm89"]\nbackends = ["null"]\n'
+        path = matrix(head=head, models=models + 'calib_data = "gone.npz"\n')
+        planned = plan_matrix(path, settings=settings)
+        assert [bool(cell.where) for cell in planned] == [True, False, False]
+        assert "gone.onnx" in planned[1].problem
+        assert "gone.npz" in planned[2].problem
+
     def test_are_said_before_any_work_and_others_go_on(self, matrix: Matrix, folder: Path, settings: Settings) -> None:
         path = matrix(head='targets = ["sm89"]\nbackends = ["null", "tensorrt-rtx 0.1"]\n')
         planned = {cell.name: cell for cell in plan_matrix(path, settings=settings)}

@@ -115,6 +115,15 @@ def unbatched(dataset: Dataset) -> Dataset:
     return dataset.unbatched() if isinstance(dataset, BatchedDataset | function.FunctionDataset) else dataset
 
 
+def check_source(text: str) -> None:
+    """See that ``text`` names data of a kind that is read here, and that it is there; functions are not called.
+
+    Raises:
+        InputError: it does not.
+    """
+    _source(text)
+
+
 def _source(text: str) -> DataSource:
     known = "; ".join(source.description for source in SOURCES)
     if not text:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trtpipe.api.request import profile_from, recipe_from
 from trtpipe.config.source import parse_source
 from trtpipe.config.target import find_target
+from trtpipe.data.dataset import check_source
 from trtpipe.errors import BuildError, HostError, InputError, TrtpipeError
 from trtpipe.farm.graph import Build
 from trtpipe.farm.matrix_file import Cell, Matrix, cells_of
@@ -50,14 +51,20 @@ class Chosen:
         return self.by_cell.get(number, ())
 
 
-def choose(matrix: Matrix, path: Path, offers: Sequence[Offer]) -> Chosen:
-    """The builds of all cells that some worker can do; and for the others why they cannot be, before any work."""
+def choose(matrix: Matrix, path: Path, offers: Sequence[Offer], *, alone: bool = True) -> Chosen:
+    """The builds of all cells that some worker can do; and for the others why they cannot be, before any work.
+
+    Args:
+        alone: whether all workers are on this machine, so that what is missing here is missing everywhere.
+    """
     builds: list[Build] = []
     problems: dict[int, TaskError] = {}
     cells = cells_of(matrix, path)
     for number, cell in enumerate(cells):
         try:
             parts = list(_builds(number, cell, path, offers))
+            if alone:
+                _check_files(parts)
         except TrtpipeError as error:
             problems[number] = _words(error)
         else:
@@ -99,6 +106,21 @@ def _builds(number: int, cell: Cell, path: Path, offers: Sequence[Offer]) -> Ite
         parse_source(placed)  # complains where there is no such file
         label = f"{cell.name} ({Path(source).stem})" if several else cell.name
         yield Build(number, label, placed, profile, recipe, flavor, cell.version, target)
+
+
+def _check_files(builds: Sequence[Build]) -> None:
+    """See that models and data are there.
+
+    Raises:
+        InputError: a file or folder is missing.
+    """
+    for build in builds:
+        path = Path(build.source)
+        if ":" not in path.name and not path.exists():
+            raise InputError(f"{path}: no such file", "correct the source in the matrix file")
+        evaluation = build.recipe.evaluation
+        for text in filter(None, (build.recipe.data.source, "" if evaluation is None else evaluation.source)):
+            check_source(text)
 
 
 def _usual(offers: Sequence[Offer]) -> str:

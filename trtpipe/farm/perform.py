@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
     from trtpipe.config.job import Job
     from trtpipe.farm.tasks import SealedCopy
-    from trtpipe.pipeline.executor import Step
+    from trtpipe.pipeline.executor import State, Step
     from trtpipe.stages.stage import Stage
     from trtpipe.store import ArtifactStore
 
@@ -71,6 +71,16 @@ def perform(request: TaskRequest) -> TaskReply:
         return failed(error, begin)
     except Exception as error:  # noqa: BLE001  a bug on one worker is no end of the driver
         return failed(InternalError(f"{type(error).__name__}: {error}"), begin)
+
+
+def foreseen(request: TaskRequest, settings: Settings, store: ArtifactStore) -> list[State]:
+    """What ``perform`` would find of all stages of the build that the task ends, as far as that is known beforehand.
+
+    Raises:
+        TrtpipeError: the back-end or the model is not on this machine, or cannot be used.
+    """
+    job = _job(request, settings)
+    return [step.state for step in Pipeline(job, store, NullProgress()).plan(stages_for(job), {})]
 
 
 def _check_same(request: TaskRequest, settings: Settings) -> None:
