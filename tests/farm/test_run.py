@@ -13,13 +13,21 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from trtpipe.config.settings import Settings
-from trtpipe.errors import InputError
+import trtpipe
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings, user_key
+from trtpipe.errors import HostError, InputError
 from trtpipe.farm.local import LocalWorkers
 from trtpipe.farm.perform import perform, perform_text
 from trtpipe.farm.report import MatrixReport, worst
 from trtpipe.farm.run import build_matrix, plan_matrix
-from trtpipe.farm.tasks import TaskRequest
+from trtpipe.farm.tasks import SealedCopy, TaskRequest
+from trtpipe.progress import NullProgress
+from trtpipe.remote import open_bucket
+from trtpipe.remote.folder import FolderBucket
+from trtpipe.store.layout import seal_name
+from trtpipe.store.shipping import files_of, receive, same_here, send
 from trtpipe.views.matrix import write_matrix_page
 
 Matrix = Callable[..., Path]
@@ -27,9 +35,36 @@ MODELS = '[[models]]\nsource = "one.onnx"\ncalib_data = "data.npz"\n'
 FOUR = 'precisions = ["fp16", "int8"]\ntargets = ["sm89", "sm120"]\nbackends = ["null"]\nshards = 2\n'
 
 
-def test_cells_are_built_and_reported_and_found_again(matrix: Matrix, folder: Path, settings: Settings) -> None:
+def request_of(folder: Path, source: str, *copies: SealedCopy) -> TaskRequest:
+    """To export a model."""
+    return TaskRequest(
+        trtpipe=trtpipe.__version__, seal=seal_name(user_key()), source=source, profile=DeploymentProfile(),
+        recipe=CalibrationRecipe(), backend="null", target="sm89", stages=("export",), last=False,
+        cache_dir=str(folder / "cache"), copies=copies,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+class Listener(NullProgress):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_cells_are_built_and_reported_and_found_again(
+    matrix: Matrix, folder: Path, settings: Settings, listener: Listener
+) -> None:
     path, out = matrix(head=FOUR), folder / "out"
-    first = build_matrix(path, out, settings=settings)
+    first = build_matrix(path, out, settings=settings, progress=listener)
+    assert [line for line in listener.warnings if "only 64 samples" in line]
     assert (first.exit_code, len(first.cells), {cell.state for cell in first.cells}) == (0, 4, {"passed"})
     assert MatrixReport.read(out / "matrix.json") == first
     for cell in first.cells:
@@ -128,6 +163,8 @@ class TestSeveralModelsOnOneGpu:
         both = build_matrix(matrix(head=head, models=self.MODELS), folder / "both", settings=settings)
         assert (one.exit_code, both.exit_code) == (0, 5)
         assert "budget" in both.cells[0].problem
+        assert all(".rejected/" in part.folder for part in both.cells[0].parts)
+        assert not (folder / "both" / "cells" / both.cells[0].name).exists()
 
 
 class TestDrivers:
@@ -178,17 +215,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize(("field", "words"), [("trtpipe", "the driver 0.0.1"), ("seal", "another key")])
     def test_another_trtpipe_or_another_key_is_refused(self, folder: Path, field: str, words: str) -> None:
-        from trtpipe import __version__
-        from trtpipe.config.profile import DeploymentProfile
-        from trtpipe.config.recipe import CalibrationRecipe
-        from trtpipe.config.settings import user_key
-        from trtpipe.store.layout import seal_name
-
-        request = TaskRequest(
-            trtpipe=__version__, seal=seal_name(user_key()), source=str(folder / "one.onnx"),
-            profile=DeploymentProfile(), recipe=CalibrationRecipe(), backend="null", target="sm89",
-            stages=("export",), last=False, cache_dir=str(folder / "cache"),
-        )  # fmt: skip
+        request = request_of(folder, str(folder / "one.onnx"))
         assert perform(request).error is None
         wrong = request.model_copy(update={field: "0.0.1"})
         error = perform(wrong).error
@@ -202,19 +229,16 @@ class TestWorkers:
 
 class TestFilesOfTheDriver:
     def test_are_fetched_where_they_are_not(self, folder: Path, settings: Settings) -> None:
-        from trtpipe.errors import HostError
-        from trtpipe.remote import open_bucket
-        from trtpipe.store.shipping import files_of, receive, same_here, send
-
         bucket = open_bucket(f"file://{folder}/shared")
         place, names = files_of(folder / "one.onnx")
-        entries = send(bucket, place, names, 1 << 20)
+        assert send(bucket, place, names, 10)[1] is False
+        assert list(bucket.list("sent/")) == []
+        entries, sent = send(bucket, place, names, 1 << 20)
+        assert sent
         assert same_here(folder, entries)
         receive(bucket, entries, folder / "there" / "x")
         assert (folder / "there" / "x" / "one.onnx").read_bytes() == (folder / "one.onnx").read_bytes()
         assert not same_here(folder / "elsewhere", entries)
-        with pytest.raises(InputError, match="bytes lie on this machine alone"):
-            send(bucket, place, names, 10)
         evil = tuple(entry.model_copy(update={"name": "../evil"}) for entry in entries)
         with pytest.raises(HostError):
             receive(bucket, evil, folder / "there" / "y")
@@ -222,6 +246,16 @@ class TestFilesOfTheDriver:
         with pytest.raises(HostError):
             receive(bucket, wrong, folder / "there" / "z")
         assert not (folder / "there" / "z").exists()
+
+    def test_that_are_too_large_count_where_they_are(self, folder: Path) -> None:
+        files, _ = send(FolderBucket(folder / "shared"), *files_of(folder / "one.onnx"), limit=10)
+        here = SealedCopy(path=str(folder / "one.onnx"), folder=False, files=files, sent=False)
+        assert perform(request_of(folder, here.path, here)).error is None
+        gone = here.model_copy(update={"path": str(folder / "elsewhere" / "one.onnx")})
+        error = perform(request_of(folder, gone.path, gone)).error
+        assert error is not None
+        assert error.exit_code == 2
+        assert f"{files[0].size:,} bytes" in error.message
 
 
 class TestPage:

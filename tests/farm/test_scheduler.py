@@ -95,6 +95,18 @@ def test_a_failure_ends_those_who_need_it_and_no_others(listener: Listener) -> N
     assert replies[3].error == ERROR
 
 
+def test_what_workers_warn_of_is_said_once(listener: Listener) -> None:
+    said = TaskReply(worker="w", seconds=0.0, warnings=("the disk is slow",)).to_line()
+
+    class Warns(Fake):
+        def wait(self) -> Sequence[Ended]:
+            return [Ended(each.number, said) for each in super().wait()]
+
+    Schedule(tasks((), (0,), ()), Warns(), listener).run()
+    (line,) = listener.warnings
+    assert line.endswith(": the disk is slow")
+
+
 def test_a_task_begins_again_where_its_worker_died(listener: Listener) -> None:
     schedule = Schedule(tasks((), (0,)), Fake(dies={0: 2, 1: 1}), listener)
     assert all(reply.error is None for reply in schedule.run().values())

@@ -153,7 +153,8 @@ def _placed(base: Path, text: str | None) -> str | None:
 
 
 def shipped(chosen: Chosen, where: str, limit: int) -> Chosen:
-    """Send what workers may not have: graphs and data in files. What is too large ends the cells that need it."""
+    """Send what workers may not have: graphs and data in files. Of what is too large they learn what it is, and that
+    they need it under the same path."""
     bucket = open_bucket(where)
     sent: dict[str, SealedCopy | TrtpipeError | None] = {}
 
@@ -174,7 +175,8 @@ def shipped(chosen: Chosen, where: str, limit: int) -> Chosen:
             return None
         beside = _external(path) if path.suffix == ".onnx" else ()
         folder, names = files_of(path, beside)
-        return SealedCopy(path=text, folder=path.is_dir(), files=send(bucket, folder, names, limit))
+        files, sent = send(bucket, folder, names, limit)
+        return SealedCopy(path=text, folder=path.is_dir(), files=files, sent=sent)
 
     problems, builds = dict(chosen.problems), []
     for build in chosen.builds:
