@@ -93,6 +93,7 @@ def test_a_failure_ends_those_who_need_it_and_no_others(listener: Listener) -> N
     replies = Schedule(graph, Fake(fails=(1,)), listener).run()
     assert {number for number, reply in replies.items() if reply.error is not None} == {1, 2, 3}
     assert replies[3].error == ERROR
+    assert sorted(listener.steps) == ["t0", "t1", "t4", "t5"]  # the others never began, so they do not end
 
 
 def test_what_workers_warn_of_is_said_once(listener: Listener) -> None:

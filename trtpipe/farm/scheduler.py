@@ -95,7 +95,8 @@ class Schedule:
                 if text not in self._said:  # one of a model comes from each of its tasks
                     self._said.add(text)
                     self.progress.warn(f"{each.label}: {text}")
-            self.progress.end(each.label, _outcome(found))
+            if each is task:  # the others never began
+                self.progress.end(each.label, _outcome(found))
             finished(each, found)
             for number in followers[each.number]:
                 waits[number] -= 1
