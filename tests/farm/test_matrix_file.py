@@ -37,6 +37,11 @@ class TestCells:
         assert len(found) == 4 + 2 + 1
         assert found[-1].name == "b-fp8-sm89-null"
 
+    def test_a_target_may_be_left_out_by_any_of_its_names(self, tmp_path: Path) -> None:
+        head = 'targets = ["rtx4090", "sm120"]\nbackends = ["null"]\n'
+        found = cells(tmp_path, head + TWO + '[[exclude]]\ntarget = "RTX 4090"\n[[optional]]\ntarget = "rtx5090"\n')
+        assert [(cell.target, cell.required) for cell in found] == [("sm120", False)] * 2
+
     def test_some_may_fail(self, tmp_path: Path) -> None:
         found = cells(tmp_path, AXES + TWO + '[[optional]]\ntarget = "sm120"\n')
         assert {cell.target for cell in found if cell.required} == {"sm89"}
@@ -66,6 +71,10 @@ class TestMistakes:
             (TWO + '[[include]]\nmodel = "c"\n', "'c'"),
             (TWO + TWO, "'a'"),
             (TWO + '[[exclude]]\nmodell = "a"\n', "exclude.0.modell"),
+            (TWO + '[[exclude]]\nmodel = "a"\n[[exclude]]\nmodel = "aa"\n', "exclude.1"),
+            (TWO + '[[optional]]\nprecision = "fp61"\n', "optional.0"),
+            (TWO + '[[include]]\nmodel = "a"\nbackend = "tensort"\n', "include.0.backend"),
+            ('backends = ["null", "tensorrt-10.9"]\n' + TWO, "backends.1"),
         ],
     )
     def test_name_the_file_and_the_key(self, tmp_path: Path, text: str, key: str) -> None:

@@ -13,22 +13,58 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from trtpipe.config.settings import Settings
-from trtpipe.errors import InputError
+import trtpipe
+from trtpipe.config.profile import DeploymentProfile
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.config.settings import Settings, user_key
+from trtpipe.errors import HostError, InputError
 from trtpipe.farm.local import LocalWorkers
 from trtpipe.farm.perform import perform, perform_text
 from trtpipe.farm.report import MatrixReport, worst
 from trtpipe.farm.run import build_matrix, plan_matrix
-from trtpipe.farm.tasks import TaskRequest
+from trtpipe.farm.tasks import SealedCopy, TaskRequest
+from trtpipe.progress import NullProgress
+from trtpipe.remote import open_bucket
+from trtpipe.remote.folder import FolderBucket
+from trtpipe.store.layout import seal_name
+from trtpipe.store.shipping import files_of, receive, same_here, send
 from trtpipe.views.matrix import write_matrix_page
 
 Matrix = Callable[..., Path]
+MODELS = '[[models]]\nsource = "one.onnx"\ncalib_data = "data.npz"\n'
 FOUR = 'precisions = ["fp16", "int8"]\ntargets = ["sm89", "sm120"]\nbackends = ["null"]\nshards = 2\n'
 
 
-def test_cells_are_built_and_reported_and_found_again(matrix: Matrix, folder: Path, settings: Settings) -> None:
+def request_of(folder: Path, source: str, *copies: SealedCopy) -> TaskRequest:
+    """To export a model."""
+    return TaskRequest(
+        trtpipe=trtpipe.__version__, seal=seal_name(user_key()), source=source, profile=DeploymentProfile(),
+        recipe=CalibrationRecipe(), backend="null", target="sm89", stages=("export",), last=False,
+        cache_dir=str(folder / "cache"), copies=copies,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+class Listener(NullProgress):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_cells_are_built_and_reported_and_found_again(
+    matrix: Matrix, folder: Path, settings: Settings, listener: Listener
+) -> None:
     path, out = matrix(head=FOUR), folder / "out"
-    first = build_matrix(path, out, settings=settings)
+    first = build_matrix(path, out, settings=settings, progress=listener)
+    assert [line for line in listener.warnings if "only 64 samples" in line]
     assert (first.exit_code, len(first.cells), {cell.state for cell in first.cells}) == (0, 4, {"passed"})
     assert MatrixReport.read(out / "matrix.json") == first
     for cell in first.cells:
@@ -42,12 +78,36 @@ def test_cells_are_built_and_reported_and_found_again(matrix: Matrix, folder: Pa
 
 def test_a_second_machine_with_the_store_builds_nothing(matrix: Matrix, folder: Path, settings: Settings) -> None:
     shared = replace(settings, store=f"file://{folder}/shared")
+    assert {cell.there for cell in plan_matrix(matrix(head=FOUR), settings=shared)} == {0}
     assert build_matrix(matrix(head=FOUR), folder / "out", settings=shared).built > 0
     other = replace(shared, cache_dir=folder / "other")
+    assert all(cell.there == cell.stages for cell in plan_matrix(matrix(head=FOUR), settings=other))
     assert build_matrix(matrix(head=FOUR), folder / "again", settings=other).built == 0
 
 
+def test_a_store_may_be_that_of_the_profiles(matrix: Matrix, folder: Path, settings: Settings) -> None:
+    for number in (1, 2):
+        (folder / f"{number}.toml").write_text(f'[store]\nurl = "file://{folder}/shared{number}"\n')
+    one = 'profile = "1.toml"\n'
+    plan_matrix(matrix(models=MODELS + one), settings=settings)
+    assert (folder / "shared1" / "trtpipe-store.json").is_file()
+    two = MODELS + one + '[[models]]\nsource = "two.onnx"\nprofile = "2.toml"\n'
+    with pytest.raises(InputError, match="several stores"):
+        build_matrix(matrix(models=two), folder / "out", settings=settings)
+    with pytest.raises(InputError, match="several stores"):
+        plan_matrix(matrix(models=two), settings=settings)
+
+
 class TestCellsThatCannotBe:
+    def test_a_file_that_is_missing_is_seen_beforehand(self, matrix: Matrix, settings: Settings) -> None:
+        models = MODELS + '[[models]]\nsource = "gone.onnx"\n[[models]]\nname = "n"\nsource = "one.onnx"\n'
+        head = 'precisions = ["int8"]\ntargets = ["sm89"]\nbackends = ["null"]\n'
+        path = matrix(head=head, models=models + 'calib_data = "gone.npz"\n')
+        planned = plan_matrix(path, settings=settings)
+        assert [bool(cell.where) for cell in planned] == [True, False, False]
+        assert "gone.onnx" in planned[1].problem
+        assert "gone.npz" in planned[2].problem
+
     def test_are_said_before_any_work_and_others_go_on(self, matrix: Matrix, folder: Path, settings: Settings) -> None:
         path = matrix(head='targets = ["sm89"]\nbackends = ["null", "tensorrt-rtx 0.1"]\n')
         planned = {cell.name: cell for cell in plan_matrix(path, settings=settings)}
@@ -122,6 +182,8 @@ class TestSeveralModelsOnOneGpu:
         both = build_matrix(matrix(head=head, models=self.MODELS), folder / "both", settings=settings)
         assert (one.exit_code, both.exit_code) == (0, 5)
         assert "budget" in both.cells[0].problem
+        assert all(".rejected/" in part.folder for part in both.cells[0].parts)
+        assert not (folder / "both" / "cells" / both.cells[0].name).exists()
 
 
 class TestDrivers:
@@ -172,17 +234,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize(("field", "words"), [("trtpipe", "the driver 0.0.1"), ("seal", "another key")])
     def test_another_trtpipe_or_another_key_is_refused(self, folder: Path, field: str, words: str) -> None:
-        from trtpipe import __version__
-        from trtpipe.config.profile import DeploymentProfile
-        from trtpipe.config.recipe import CalibrationRecipe
-        from trtpipe.config.settings import user_key
-        from trtpipe.store.layout import seal_name
-
-        request = TaskRequest(
-            trtpipe=__version__, seal=seal_name(user_key()), source=str(folder / "one.onnx"),
-            profile=DeploymentProfile(), recipe=CalibrationRecipe(), backend="null", target="sm89",
-            stages=("export",), last=False, cache_dir=str(folder / "cache"),
-        )  # fmt: skip
+        request = request_of(folder, str(folder / "one.onnx"))
         assert perform(request).error is None
         wrong = request.model_copy(update={field: "0.0.1"})
         error = perform(wrong).error
@@ -196,19 +248,16 @@ class TestWorkers:
 
 class TestFilesOfTheDriver:
     def test_are_fetched_where_they_are_not(self, folder: Path, settings: Settings) -> None:
-        from trtpipe.errors import HostError
-        from trtpipe.remote import open_bucket
-        from trtpipe.store.shipping import files_of, receive, same_here, send
-
         bucket = open_bucket(f"file://{folder}/shared")
         place, names = files_of(folder / "one.onnx")
-        entries = send(bucket, place, names, 1 << 20)
+        assert send(bucket, place, names, 10)[1] is False
+        assert list(bucket.list("sent/")) == []
+        entries, sent = send(bucket, place, names, 1 << 20)
+        assert sent
         assert same_here(folder, entries)
         receive(bucket, entries, folder / "there" / "x")
         assert (folder / "there" / "x" / "one.onnx").read_bytes() == (folder / "one.onnx").read_bytes()
         assert not same_here(folder / "elsewhere", entries)
-        with pytest.raises(InputError, match="bytes lie on this machine alone"):
-            send(bucket, place, names, 10)
         evil = tuple(entry.model_copy(update={"name": "../evil"}) for entry in entries)
         with pytest.raises(HostError):
             receive(bucket, evil, folder / "there" / "y")
@@ -216,6 +265,16 @@ class TestFilesOfTheDriver:
         with pytest.raises(HostError):
             receive(bucket, wrong, folder / "there" / "z")
         assert not (folder / "there" / "z").exists()
+
+    def test_that_are_too_large_count_where_they_are(self, folder: Path) -> None:
+        files, _ = send(FolderBucket(folder / "shared"), *files_of(folder / "one.onnx"), limit=10)
+        here = SealedCopy(path=str(folder / "one.onnx"), folder=False, files=files, sent=False)
+        assert perform(request_of(folder, here.path, here)).error is None
+        gone = here.model_copy(update={"path": str(folder / "elsewhere" / "one.onnx")})
+        error = perform(request_of(folder, gone.path, gone)).error
+        assert error is not None
+        assert error.exit_code == 2
+        assert f"{files[0].size:,} bytes" in error.message
 
 
 class TestPage:

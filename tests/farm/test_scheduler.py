@@ -93,6 +93,19 @@ def test_a_failure_ends_those_who_need_it_and_no_others(listener: Listener) -> N
     replies = Schedule(graph, Fake(fails=(1,)), listener).run()
     assert {number for number, reply in replies.items() if reply.error is not None} == {1, 2, 3}
     assert replies[3].error == ERROR
+    assert sorted(listener.steps) == ["t0", "t1", "t4", "t5"]  # the others never began, so they do not end
+
+
+def test_what_workers_warn_of_is_said_once(listener: Listener) -> None:
+    said = TaskReply(worker="w", seconds=0.0, warnings=("the disk is slow",)).to_line()
+
+    class Warns(Fake):
+        def wait(self) -> Sequence[Ended]:
+            return [Ended(each.number, said) for each in super().wait()]
+
+    Schedule(tasks((), (0,), ()), Warns(), listener).run()
+    (line,) = listener.warnings
+    assert line.endswith(": the disk is slow")
 
 
 def test_a_task_begins_again_where_its_worker_died(listener: Listener) -> None:

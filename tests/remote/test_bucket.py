@@ -177,6 +177,69 @@ def test_what_a_store_refuses_is_said_in_words_of_ours(
         answers.server.server_close()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:80"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:99999"),
+        ("AWS_ENDPOINT", "ftp://127.0.0.1"),
+        ("AWS_ENDPOINT_URL_S3", "http://me:hunter2@127.0.0.1"),
+        ("AWS_ACCESS_KEY_ID", "hunter2\n"),
+    ],
+)
+def test_an_environment_on_which_the_library_would_abort(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    pytest.importorskip("obstore")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=name) as caught:
+        open_bucket("s3://bucket/x", patience=0.1)
+    assert "hunter2" not in f"{caught.value} {caught.value.remedy}"
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "words"),
+    [
+        ("az://bucket/x", {}, "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("s3://bucket/x", {"AWS_ACCESS_KEY_ID": "me"}, "AWS_SECRET_ACCESS_KEY"),
+        ("gs://bucket/x", {"GOOGLE_APPLICATION_CREDENTIALS": "/nowhere.json"}, "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs://bucket/x", {"GOOGLE_SERVICE_ACCOUNT_KEY": "{hunter2"}, "not as its cloud's"),
+    ],
+)
+def test_credentials_that_are_no_whole_ones(
+    monkeypatch: pytest.MonkeyPatch, url: str, variables: dict[str, str], words: str
+) -> None:
+    pytest.importorskip("obstore")
+    for name in [each for each in os.environ if each.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HostError, match=words) as caught:
+        open_bucket(url, patience=0.1)
+    assert "hunter2" not in f"{caught.value} {caught.value.remedy} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("asked", ["http://169.254.169.254/latest/api/token", "http://metadata.google.internal/x"])
+def test_no_credentials_are_not_taken_for_a_store_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    obstore = pytest.importorskip("obstore")
+
+    def get(*_: object) -> None:
+        raise obstore.exceptions.GenericError(f"Error performing PUT {asked} in 7 ms - status code: 403 Forbidden")
+
+    monkeypatch.setattr(obstore, "get", get)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-a-test")
+    with pytest.raises(HostError, match="holds no credentials"):
+        open_bucket("s3://bucket/x", patience=0.1).get("a", 10)
+
+
+def test_a_folder_where_none_can_be_made() -> None:
+    with pytest.raises(HostError, match="cannot be made"):
+        open_bucket("file:///proc/store").create("a", b"1")
+
+
 class TestAddresses:
     @pytest.mark.parametrize(
         ("given", "plain"),

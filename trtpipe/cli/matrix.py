@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         help="Number of workers on this machine (default: by cores).",
     ),
     click.option("--no-bundles", is_flag=True, help="Leave engines and graphs in the store; write the reports only."),
-    click.option("--dry-run", is_flag=True, help="Show which cells there are, and where each can run; run none."),
+    click.option("--dry-run", is_flag=True, help="Show what is there, what will be built and where; run none."),
     examples=("trtpipe matrix matrix.toml -o build/matrix",),
 )
 def matrix(session: Session, file: Path, ray: str | None, store: str | None, no_bundles: bool, dry_run: bool) -> int:
@@ -91,13 +91,15 @@ def _show_plan(session: Session, planned: tuple[Planned, ...]) -> int:
             printable(cell.name),
             str(cell.tasks),
             str(cell.shared),
+            "?" if cell.there is None else f"{cell.there} of {cell.stages}",
             printable(cell.problem or ", ".join(cell.where) or "nowhere"),
         )
         for cell in planned
     ]
-    emit(table(("cell", "tasks", "shared", "where"), rows, right=("tasks", "shared")))
+    emit(table(("cell", "tasks", "shared", "there", "where"), rows, right=("tasks", "shared", "there")))
     cannot = sum(bool(cell.problem) for cell in planned)
-    emit(f"{len(planned)} cells, {cannot} of them cannot be built by any worker")
+    there = sum(cell.there is not None and cell.there == cell.stages for cell in planned)
+    emit(f"{len(planned)} cells: {there} are there, {cannot} cannot be built, the others will be")
     return 0
 
 

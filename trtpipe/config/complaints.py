@@ -28,13 +28,15 @@ def complaint(
         words: pydantic's kind of error -> what to say of it instead of pydantic's message.
     """
     first, where = _most_telling(data, error)
-    key = ".".join(str(part) for part in where) or "document"
+    key = ".".join(str(part) for part in where)
     known = _keys_at(model, where[:-1])
     if first["type"] == "extra_forbidden":
         return RecipeError(f"{place}: unknown key {key!r}", suggestion(str(where[-1]), known, "keys here"))
     if first["type"] == "missing" and isinstance(where[-1], str):
         return RecipeError(f"{place}: key {key!r} is missing", f"add {where[-1]!r}")
     message = words.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    if not where:
+        return RecipeError(f"{place}: {message}", "correct what it names")
     return RecipeError(f"{place}: {key}: {message}", f"correct {key!r} (it is {first['input']!r:.80})")
 
 

@@ -122,7 +122,16 @@ def unbatched(dataset: Dataset) -> Dataset:
     return dataset.unbatched() if isinstance(dataset, BatchedDataset | function.FunctionDataset) else dataset
 
 
-def _source(text: str, *, sounds: bool) -> DataSource:
+def check_source(text: str) -> None:
+    """See that ``text`` names data of a kind that is read here, and that it is there; functions are not called.
+
+    Raises:
+        InputError: it does not.
+    """
+    _source(text)
+
+
+def _source(text: str, *, sounds: bool = False) -> DataSource:
     """The kind of data that ``text`` names; a folder holds images, or sounds where these are asked for."""
     known = "; ".join(source.description for source in SOURCES)
     if not text:

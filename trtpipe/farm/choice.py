@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trtpipe.api.request import profile_from, recipe_from
 from trtpipe.config.source import parse_source
 from trtpipe.config.target import find_target
+from trtpipe.data.dataset import check_source
 from trtpipe.errors import BuildError, HostError, InputError, TrtpipeError
 from trtpipe.farm.graph import Build
 from trtpipe.farm.matrix_file import Cell, Matrix, cells_of
@@ -50,14 +51,20 @@ class Chosen:
         return self.by_cell.get(number, ())
 
 
-def choose(matrix: Matrix, path: Path, offers: Sequence[Offer]) -> Chosen:
-    """The builds of all cells that some worker can do; and for the others why they cannot be, before any work."""
+def choose(matrix: Matrix, path: Path, offers: Sequence[Offer], *, alone: bool = True) -> Chosen:
+    """The builds of all cells that some worker can do; and for the others why they cannot be, before any work.
+
+    Args:
+        alone: whether all workers are on this machine, so that what is missing here is missing everywhere.
+    """
     builds: list[Build] = []
     problems: dict[int, TaskError] = {}
     cells = cells_of(matrix, path)
     for number, cell in enumerate(cells):
         try:
             parts = list(_builds(number, cell, path, offers))
+            if alone:
+                _check_files(parts)
         except TrtpipeError as error:
             problems[number] = _words(error)
         else:
@@ -101,6 +108,21 @@ def _builds(number: int, cell: Cell, path: Path, offers: Sequence[Offer]) -> Ite
         yield Build(number, label, placed, profile, recipe, flavor, cell.version, target)
 
 
+def _check_files(builds: Sequence[Build]) -> None:
+    """See that models and data are there.
+
+    Raises:
+        InputError: a file or folder is missing.
+    """
+    for build in builds:
+        path = Path(build.source)
+        if ":" not in path.name and not path.exists():
+            raise InputError(f"{path}: no such file", "correct the source in the matrix file")
+        evaluation = build.recipe.evaluation
+        for text in filter(None, (build.recipe.data.source, "" if evaluation is None else evaluation.source)):
+            check_source(text)
+
+
 def _usual(offers: Sequence[Offer]) -> str:
     """The flavor where nothing names one: the one that a build on such a worker takes."""
     present = {name for offer in offers for name in offer.flavors}
@@ -131,7 +153,8 @@ def _placed(base: Path, text: str | None) -> str | None:
 
 
 def shipped(chosen: Chosen, where: str, limit: int) -> Chosen:
-    """Send what workers may not have: graphs and data in files. What is too large ends the cells that need it."""
+    """Send what workers may not have: graphs and data in files. Of what is too large they learn what it is, and that
+    they need it under the same path."""
     bucket = open_bucket(where)
     sent: dict[str, SealedCopy | TrtpipeError | None] = {}
 
@@ -152,7 +175,8 @@ def shipped(chosen: Chosen, where: str, limit: int) -> Chosen:
             return None
         beside = _external(path) if path.suffix == ".onnx" else ()
         folder, names = files_of(path, beside)
-        return SealedCopy(path=text, folder=path.is_dir(), files=send(bucket, folder, names, limit))
+        files, sent = send(bucket, folder, names, limit)
+        return SealedCopy(path=text, folder=path.is_dir(), files=files, sent=sent)
 
     problems, builds = dict(chosen.problems), []
     for build in chosen.builds:

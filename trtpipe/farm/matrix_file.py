@@ -6,28 +6,39 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trtpipe.backends.base import BACKENDS
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import Bytes, TargetName
+from trtpipe.config.target import find_target
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.user_record import UserRecord
 from trtpipe.digest import sha256_json
-from trtpipe.errors import RecipeError
+from trtpipe.errors import InputError, RecipeError
 
 #: More cells than any farm builds in a night; a slip in a file makes them quickly.
 _MOST_CELLS = 100_000
 _MOST_SHARDS = 64
 _BACKEND = re.compile(r"(?P<flavor>[a-z][a-z-]*)(?: (?P<version>\d+(?:\.\d+)*))?")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+
+
+def _backend(text: str) -> str:
+    found = _BACKEND.fullmatch(text)
+    if found is None or found["flavor"] not in BACKENDS or found["flavor"] == "onnxruntime":
+        raise ValueError(f"{text!r} is no back-end: write a flavor, such as 'tensorrt-rtx' or 'tensorrt 10.9'")
+    return text
+
+
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Text = Annotated[str, Field(min_length=1)]
+Backend = Annotated[str, AfterValidator(_backend)]
 
 
 class MatrixModel(UserRecord):
@@ -75,13 +86,21 @@ class MatrixRecipe(UserRecord):
     file: Text
 
 
+def _target(pattern: str) -> str:
+    """A pattern of targets as cells have them, where it is a name of one."""
+    try:
+        return find_target(pattern).name
+    except InputError:
+        return pattern
+
+
 class Pattern(UserRecord):
-    """Cells, by shell patterns of what they are made of; what is left out matches all."""
+    """Cells, by shell patterns of what they are made of; what is left out matches all. A target has several names."""
 
     model: str = "*"
     recipe: str = "*"
     precision: str = "*"
-    target: str = "*"
+    target: Annotated[str, AfterValidator(_target)] = "*"
     backend: str = "*"
 
     def matches(self, cell: Cell) -> bool:
@@ -103,7 +122,7 @@ class Extra(UserRecord):
     recipe: Name | None = None
     precision: Precision | None = None
     target: TargetName | None = None
-    backend: Text | None = None
+    backend: Backend | None = None
 
 
 class Matrix(UserRecord):
@@ -124,7 +143,7 @@ class Matrix(UserRecord):
     recipes: tuple[MatrixRecipe, ...] = ()
     precisions: tuple[Precision, ...] = ()
     targets: tuple[TargetName, ...] = ()
-    backends: tuple[Text, ...] = ()
+    backends: tuple[Backend, ...] = ()
     include: tuple[Extra, ...] = ()
     exclude: tuple[Pattern, ...] = ()
     optional: tuple[Pattern, ...] = ()
@@ -140,12 +159,6 @@ class Matrix(UserRecord):
             name, count = next(iter(Counter(names).most_common(1)), ("", 0))
             if count > 1:
                 raise ValueError(f"two {kind} are called {name!r}: give each a name of its own")
-        for backend in (*self.backends, *(extra.backend for extra in self.include if extra.backend)):
-            found = _BACKEND.fullmatch(backend)
-            if found is None or found["flavor"] not in BACKENDS or found["flavor"] == "onnxruntime":
-                raise ValueError(
-                    f"backend {backend!r} is none: write a flavor, such as 'tensorrt-rtx' or 'tensorrt 10.9'"
-                )
         for extra in self.include:
             if extra.model not in models:
                 raise ValueError(f"include: no model is called {extra.model!r}")
@@ -226,11 +239,21 @@ def cells_of(matrix: Matrix, path: Path) -> tuple[Cell, ...]:
     if (count := _product(axes)) > _MOST_CELLS:
         raise RecipeError(f"{path}: {count:,} cells, {_MOST_CELLS:,} at most", "split the file")
     product = (Cell(*values) for values in itertools.product(*axes))
-    kept = [cell for cell in product if not any(pattern.matches(cell) for pattern in matrix.exclude)]
+    used: set[Pattern] = set()
+    kept = [cell for cell in product if not _matching(cell, matrix.exclude, used)]
     found = dict.fromkeys((*kept, *(cell for extra in matrix.include for cell in _extra(extra, matrix))))
     if not found:
         raise RecipeError(f"{path}: exclude leaves no cell", "correct 'exclude'")
-    cells = tuple(_required(cell, matrix.optional) for cell in found)
+    cells = tuple(replace(cell, required=not _matching(cell, matrix.optional, used)) for cell in found)
+    for key, patterns in (("exclude", matrix.exclude), ("optional", matrix.optional)):
+        for index, pattern in enumerate(patterns):
+            if pattern not in used:
+                wanted = ", ".join(
+                    f"{name} {value!r}" for name, value in pattern.model_dump(exclude_defaults=True).items()
+                )
+                raise RecipeError(
+                    f"{path}: {key}.{index}: no cell of the axes has {wanted}", "correct it, or take it away"
+                )
     names: dict[str, Cell] = {}
     for cell in cells:
         if names.setdefault(cell.name, cell) != cell:
@@ -255,7 +278,8 @@ def _extra(extra: Extra, matrix: Matrix) -> Iterator[Cell]:
         yield Cell(model, *values)
 
 
-def _required(cell: Cell, optional: Sequence[Pattern]) -> Cell:
-    if not any(pattern.matches(cell) for pattern in optional):
-        return cell
-    return Cell(cell.model, cell.recipe, cell.precision, cell.target, cell.backend, required=False)
+def _matching(cell: Cell, patterns: Sequence[Pattern], used: set[Pattern]) -> bool:
+    """Whether a pattern matches; those that do are noted."""
+    found = [pattern for pattern in patterns if pattern.matches(cell)]
+    used.update(found)
+    return bool(found)

@@ -129,6 +129,7 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
             parts.append(part)
             continue
         place = folder / CELLS / cell.name
+        place = rejected_beside(place) if cell.problem else place
         if len(cell.parts) > 1:
             place /= f"{position}-{Path(part.source).stem}"
         try:

@@ -18,7 +18,7 @@ from trtpipe.config.settings import Settings
 from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_json
 from trtpipe.engine.record import EngineFigures, EngineRecord
-from trtpipe.errors import HostError, InternalError, TrtpipeError
+from trtpipe.errors import HostError, InputError, InternalError, TrtpipeError
 from trtpipe.farm.tasks import Figures, StageDone, TaskError, TaskReply, TaskRequest
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.executor import failures_of
@@ -36,11 +36,22 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Artifact
     from trtpipe.config.job import Job
     from trtpipe.farm.tasks import SealedCopy
-    from trtpipe.pipeline.executor import Step
+    from trtpipe.pipeline.executor import State, Step
     from trtpipe.stages.stage import Stage
     from trtpipe.store import ArtifactStore
 
-_LONGEST = 2000
+#: Of a message, and of warnings in a reply.
+_LONGEST, _MOST = 2000, 20
+
+
+class _Warnings(NullProgress):
+    """Keeps what has to be said where the matrix was started."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.lines.append(message[:_LONGEST])
 
 
 def perform_text(text: str) -> str:
@@ -59,18 +70,32 @@ def perform_text(text: str) -> str:
 
 def perform(request: TaskRequest) -> TaskReply:
     """Run the stages of a task."""
-    begin = time.monotonic()
+    begin, said = time.monotonic(), _Warnings()
+    return _perform(request, said, begin).model_copy(update={"warnings": tuple(dict.fromkeys(said.lines))[:_MOST]})
+
+
+def _perform(request: TaskRequest, said: _Warnings, begin: float) -> TaskReply:
     try:
         own = Settings.from_environment()
         cache = Path(request.cache_dir) if request.cache_dir else own.cache_dir
         settings = replace(own, store=request.store or None, cache_dir=cache)
         _check_same(request, settings)
-        with opened_store(settings, "", NullProgress()) as store:
-            return _run(request, settings, store, begin)
+        with opened_store(settings, "", said) as store:
+            return _run(request, settings, store, said, begin)
     except (TrtpipeError, OSError, InternalError) as error:
         return failed(error, begin)
     except Exception as error:  # noqa: BLE001  a bug on one worker is no end of the driver
         return failed(InternalError(f"{type(error).__name__}: {error}"), begin)
+
+
+def foreseen(request: TaskRequest, settings: Settings, store: ArtifactStore) -> list[State]:
+    """What ``perform`` would find of all stages of the build that the task ends, as far as that is known beforehand.
+
+    Raises:
+        TrtpipeError: the back-end or the model is not on this machine, or cannot be used.
+    """
+    job = _job(request, settings)
+    return [step.state for step in Pipeline(job, store, NullProgress()).plan(stages_for(job), {})]
 
 
 def _check_same(request: TaskRequest, settings: Settings) -> None:
@@ -88,9 +113,9 @@ def _check_same(request: TaskRequest, settings: Settings) -> None:
         )
 
 
-def _run(request: TaskRequest, settings: Settings, store: ArtifactStore, begin: float) -> TaskReply:
+def _run(request: TaskRequest, settings: Settings, store: ArtifactStore, said: _Warnings, begin: float) -> TaskReply:
     job = _job(request, settings)
-    pipeline = Pipeline(job, store, NullProgress())
+    pipeline = Pipeline(job, store, said)
     steps = pipeline.run(_stages(request, job, pipeline), {})
     made = [(step.artifact, step.stored_under) for step in steps if step.artifact is not None]
     artifacts = [artifact for artifact, _ in made]
@@ -145,6 +170,13 @@ def _at(copy: SealedCopy, request: TaskRequest, settings: Settings) -> str:
     path = Path(copy.path)
     if same_here(path if copy.folder else path.parent, copy.files):
         return copy.path
+    if not copy.sent:
+        size = sum(entry.size for entry in copy.files)
+        raise InputError(
+            f"{copy.path}: worker {socket.gethostname()} does not have it under the same path, and its {size:,} bytes "
+            "are too many to be sent",
+            "put the files where all workers see them under the same path, or raise ship_limit",
+        )
     if not request.store:
         raise HostError(
             f"{copy.path}: lies on the driver alone, and there is no shared store to send it through",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import re
 import socket
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,13 @@ from ray import exceptions
 import trtpipe
 from trtpipe.config.settings import environment
 from trtpipe.errors import HostError, InputError
-from trtpipe.farm.perform import perform_text
+from trtpipe.farm.perform import failed, perform_text
 from trtpipe.farm.resources import GPU, offer_of, resources_of
 from trtpipe.farm.tasks import Needs, Offer, begins, own_offer
 from trtpipe.farm.workers import Ended, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
 
     from trtpipe.config.settings import Settings
@@ -35,6 +36,8 @@ _SHARE = 0.001
 #: Tasks that are handed to Ray before others are done, for each CPU of the cluster.
 _AHEAD = 2
 _SECONDS = 5.0
+#: How long a node that has what a task needs may be away, until the task fails: one may be starting.
+_RETURN_SECONDS = 300.0
 #: What Ray takes for a machine and a port, and seconds that the port may take to answer: Ray itself tries for minutes.
 _PLACE = re.compile(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)")
 _ANSWER_SECONDS = 10.0
@@ -57,17 +60,16 @@ class RayWorkers(Workers):
 
     def __init__(self, address: str, settings: Settings) -> None:
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-        self._running: dict[int, Any] = {}
+        self._running: dict[int, tuple[Any, frozenset[str]]] = {}
+        self._missed: dict[frozenset[str], float] = {}
         _connect(address, settings)
-        self._offers = tuple(
-            offer_of(str(node["NodeManagerHostname"]), node["Resources"]) for node in ray.nodes() if node["Alive"]
-        )
+        self._offers = tuple(offer_of(str(node["NodeManagerHostname"]), node["Resources"]) for node in _alive())
         ours = [offer for offer in self._offers if offer.trtpipe == trtpipe.__version__]
         if not ours:
-            versions = ", ".join(sorted({offer.trtpipe or "none" for offer in self._offers}))
+            others = ", ".join(sorted({offer.trtpipe or "none" for offer in self._offers})) or "nothing"
             self.close()
             raise HostError(
-                f"no node of the Ray cluster {address} has trtpipe {trtpipe.__version__} (they say: {versions})",
+                f"no node with CPUs of the Ray cluster {address} has trtpipe {trtpipe.__version__} (it has: {others})",
                 'start nodes with ray start ... --resources "$(trtpipe doctor --resources)"',
             )
         self._offers = tuple(ours)
@@ -91,7 +93,7 @@ class RayWorkers(Workers):
         reference = self._perform.options(num_cpus=1, resources=wanted, name=task.label[:100]).remote(
             task.request.to_line()
         )
-        self._running[task.number] = reference
+        self._running[task.number] = (reference, frozenset(wanted))
         reference.future().add_done_callback(partial(self._note, task.number))
 
     def _resources(self, needs: Needs) -> dict[str, float]:
@@ -114,28 +116,49 @@ class RayWorkers(Workers):
             self._ended.put(Ended(number, None, f"{why} ({type(error).__name__})"))
 
     def wait(self) -> Sequence[Ended]:
-        if not self._running:
-            return []
-        ended = [self._next()]
-        while not self._ended.empty():
-            ended.append(self._ended.get())
-        for each in ended:
-            self._running.pop(each.number, None)
+        ended: list[Ended] = []
+        while self._running and not ended:
+            found = [*self._next()]
+            while not self._ended.empty():
+                found.append(self._ended.get())
+            ended += [each for each in found if self._running.pop(each.number, None) is not None]
         return ended
 
-    def _next(self) -> Ended:
+    def _next(self) -> Sequence[Ended]:
+        """Tasks that are over, or that never will be."""
         while True:
             try:
-                return self._ended.get(timeout=_SECONDS)
+                return [self._ended.get(timeout=_SECONDS)]
             except queue.Empty:
                 if not ray.is_initialized():
                     raise HostError("the connection to the Ray cluster is lost", "start the matrix again") from None
+                if stranded := list(self._stranded(time.monotonic())):
+                    return stranded
+
+    def _stranded(self, now: float) -> Iterator[Ended]:
+        """Tasks for which there was no node for so long that none is expected to come: Ray waits for ever."""
+        nodes = [set(node["Resources"]) for node in _alive()]
+        waiting = {wanted for _, wanted in self._running.values() if not any(wanted <= node for node in nodes)}
+        self._missed = {wanted: self._missed.get(wanted, now) for wanted in waiting}
+        for number, (reference, wanted) in self._running.items():
+            if now - self._missed.get(wanted, now) >= _RETURN_SECONDS:
+                ray.cancel(reference, force=True)
+                error = HostError(
+                    f"no node of the Ray cluster has {' and '.join(sorted(wanted))} any more",
+                    "add one that has, and start the matrix again: what was done is in the store",
+                )
+                yield Ended(number, failed(error, time.monotonic()).to_line())
 
     def close(self) -> None:
-        for reference in self._running.values():
+        for reference, _ in self._running.values():
             ray.cancel(reference, force=True)
         self._running.clear()
         ray.shutdown()
+
+
+def _alive() -> list[dict[str, Any]]:
+    """The nodes that can run anything: one without a CPU, as heads often are, cannot."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
 
 def _connect(address: str, settings: Settings) -> None:

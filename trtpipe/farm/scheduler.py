@@ -36,6 +36,7 @@ class Schedule:
     progress: Progress
     replies: dict[int, TaskReply] = field(default_factory=dict)
     repeated: int = 0
+    _said: set[str] = field(default_factory=set)
 
     def run(self, finished: Callable[[Task, TaskReply], None] = lambda task, reply: None) -> dict[int, TaskReply]:
         """Do all tasks.
@@ -90,7 +91,12 @@ class Schedule:
             if each.number in self.replies:
                 continue
             self.replies[each.number] = found
-            self.progress.end(each.label, _outcome(found))
+            for text in found.warnings:
+                if text not in self._said:  # one of a model comes from each of its tasks
+                    self._said.add(text)
+                    self.progress.warn(f"{each.label}: {text}")
+            if each is task:  # the others never began
+                self.progress.end(each.label, _outcome(found))
             finished(each, found)
             for number in followers[each.number]:
                 waits[number] -= 1

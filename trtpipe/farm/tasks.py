@@ -71,11 +71,13 @@ class SealedCopy(Record):
         path: what it is called on the driver.
         folder: whether it is one.
         files: by their names in it.
+        sent: whether they are in the shared store; what is too large for that has to be where workers see it.
     """
 
     path: str
     folder: bool
     files: tuple[FileEntry, ...]
+    sent: bool = True
 
 
 class TaskRequest(Record):
@@ -161,10 +163,12 @@ class TaskReply(Record):
         steps: its stages; empty where it failed before.
         artifacts: label -> the key under which the store has it.
         figures: of the whole build, where the task was its last.
+        warnings: what a build on one machine would have said.
     """
 
     worker: str
     seconds: Annotated[float, Field(ge=0)]
+    warnings: tuple[str, ...] = ()
     steps: tuple[StageDone, ...] = ()
     artifacts: dict[str, Key] = {}
     figures: Figures | None = None

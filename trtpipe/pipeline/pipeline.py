@@ -187,7 +187,7 @@ class Pipeline:
                 continue
             prepared = self._executor.prepare(stage, job, state)
             key = prepared.key
-            artifact = None if key is None or self._store.peek(key) is None else self._store.lookup(key)
+            artifact = None if key is None or self._store.peek(key) is None else self._store.lookup(key, share=False)
             if key is not None and artifact is not None:
                 yield self._executor.found(prepared, state, artifact, key, time.perf_counter())
             else:

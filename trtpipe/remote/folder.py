@@ -139,6 +139,8 @@ class FolderBucket(Bucket):
                 yield
             except FileExistsError as error:
                 raise HostError(f"the shared store {self.url} is a file, or in one", "choose a folder") from error
+            except FileNotFoundError as error:
+                raise HostError(f"the shared store {self.url} cannot be made there", "choose another folder") from error
             except PermissionError as error:
                 raise Denied(f"the shared store {self.url} may not be {_PAST[doing]} by this user", _ASK) from error
 

@@ -44,6 +44,18 @@ _REFUSALS = {
     "NoSuchBucket": ("there is no such bucket", "correct the address, or create the bucket"),
     "InvalidBucketName": ("there is no such bucket", "correct the address"),
 }
+#: Where the roles of machines give their credentials: asked where the environment has none.
+_ROLES = re.compile(r"https?://(?:169\.254\.\d+\.\d+|metadata\.google\.internal|\[fd00:ec2:)")
+#: What obstore says of an environment that it cannot use -> what is wrong.
+_UNUSABLE = {
+    "Account must be specified": "AZURE_STORAGE_ACCOUNT_NAME is not set",
+    "Missing SecretAccessKey": "AWS_ACCESS_KEY_ID is set, and AWS_SECRET_ACCESS_KEY is not",
+    "Missing AccessKeyId": "AWS_SECRET_ACCESS_KEY is set, and AWS_ACCESS_KEY_ID is not",
+    "Unable to open service account file": "the file that GOOGLE_APPLICATION_CREDENTIALS names cannot be read",
+}
+_CREDENTIALS = (
+    "set the cloud's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+)
 _CHANGED = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
 _FAILURES = (exceptions.BaseError, OSError)
 
@@ -58,17 +70,22 @@ class ObjectBucket(Bucket):
     def __init__(self, url: str, patience: float) -> None:
         self._url = url
         self._patience = patience
-        # Retries are ours alone: after a write with a condition was cut off, one has to look whose content is there.
-        self._store = from_url(
-            url,
-            client_options={
-                "allow_http": True,  # of an endpoint that says so itself
-                "connect_timeout": timedelta(seconds=5),
-                "timeout": timedelta(minutes=10),  # of one part; a dead connection ends by the read timeout
-                "http2_keep_alive_timeout": timedelta(seconds=20),
-            },
-            retry_config={"max_retries": 0},
-        )
+        try:
+            # Retries are ours: after a write with a condition was cut off, one has to look whose content is there.
+            self._store = from_url(
+                url,
+                client_options={
+                    "allow_http": True,  # of an endpoint that says so itself
+                    "connect_timeout": timedelta(seconds=5),
+                    "timeout": timedelta(minutes=10),  # of one part; a dead connection ends by the read timeout
+                    "http2_keep_alive_timeout": timedelta(seconds=20),
+                },
+                retry_config={"max_retries": 0},
+            )
+        except exceptions.BaseError as error:
+            known = (words for said, words in _UNUSABLE.items() if said in str(error))
+            why = next(known, "the credentials or options in the environment are not as its cloud's should be")
+            raise HostError(f"the shared store {url} cannot be opened: {why}", _CREDENTIALS) from None
 
     @property
     def url(self) -> str:
@@ -209,6 +226,12 @@ class ObjectBucket(Bucket):
         return kind(f"cannot {doing} the shared store {self._url}: {why}", remedy)
 
     def _unreachable(self, error: Exception) -> HostError:
+        if _ROLES.search(str(error)):
+            return HostError(
+                f"the shared store {self._url} cannot be used: the environment holds no credentials for it, and this "
+                f"machine has no role that gives any (tried for {self._patience:.0f} s)",
+                _CREDENTIALS,
+            )
         status = _STATUS.search(str(error))
         why = f"it answers with status {status[1]}" if status else "it does not answer"
         return HostError(

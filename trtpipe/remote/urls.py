@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from trtpipe.config.redaction import without_secrets
+from trtpipe.config.settings import environment
 from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trtpipe.remote.bucket import Bucket
 
 _SCHEMES = ("s3", "gs", "az", "file")
 _FORM = "give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER"
+#: Of variables that the clouds' libraries read, and those of them that name an S3 server.
+_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _PREFIX = re.compile(r"[A-Za-z0-9._/-]*")
 
 
@@ -51,6 +57,31 @@ def check_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}/{prefix}".rstrip("/")
 
 
+def check_environment(variables: Mapping[str, str]) -> None:
+    """Refuse what the clouds' variables cannot hold, on which the library that reads them would abort.
+
+    Raises:
+        InputError: a variable holds a control character, such as the line break of a file, or an endpoint is no address
+            of a server, or holds credentials. No value is shown.
+    """
+    for name, value in variables.items():
+        if name.startswith(_CLOUDS) and not value.isprintable():
+            raise InputError(
+                f"environment variable {name} holds a line break or another control character", f"correct {name}"
+            )
+    for name in filter(variables.get, _ENDPOINTS):
+        try:
+            parts = urlsplit(variables[name])
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            sound = False
+        if not sound or "@" in parts.netloc or parts.query or parts.fragment:
+            raise InputError(
+                f"environment variable {name} is no address of a server",
+                f"set {name} to http://HOST:PORT or https://HOST, without credentials",
+            )
+
+
 def open_bucket(url: str, patience: float = 60.0) -> Bucket:
     """The bucket at an address; nothing is asked of it yet.
 
@@ -58,7 +89,7 @@ def open_bucket(url: str, patience: float = 60.0) -> Bucket:
         patience: for how many seconds a request is tried again while the store cannot be reached.
 
     Raises:
-        InputError: see ``check_url``.
+        InputError: see ``check_url`` and ``check_environment``.
         HostError: the package that speaks to object stores is not installed.
     """
     plain = check_url(url)
@@ -73,4 +104,5 @@ def open_bucket(url: str, patience: float = 60.0) -> Bucket:
             f"{plain}: the package 'obstore' is missing, which speaks to object stores",
             "pip install 'trtpipe[store]', or use a folder: file:///FOLDER",
         ) from error
+    check_environment(environment())
     return ObjectBucket(plain, patience)

@@ -101,6 +101,13 @@ class SharedStore:
         self._refresh(name, found.data, found.tag, found.modified)
         return entry
 
+    def peek(self, key: Key) -> Entry | None:
+        """The entry for ``key`` if there is a sound record of it; its files are not looked at."""
+        found = self.bucket.get(record_name(key, self.seal), RECORD_LIMIT)
+        with suppress(StoreCorrupt):
+            return None if found is None else read_record(found.data, self.seal, key)
+        return None
+
     def _download(self, file: FileEntry, folder: Path) -> None:
         name = object_name(file.sha256)
         digest = self.bucket.download(name, folder / file.name, file.size + 1)

@@ -31,24 +31,20 @@ def files_of(path: Path, names: Iterable[str] = ()) -> tuple[Path, tuple[str, ..
     return path.parent, (path.name, *names)
 
 
-def send(bucket: Bucket, folder: Path, names: Iterable[str], limit: int) -> tuple[FileEntry, ...]:
-    """Put files into the bucket that are not there.
+def send(bucket: Bucket, folder: Path, names: Iterable[str], limit: int) -> tuple[tuple[FileEntry, ...], bool]:
+    """Put files into the bucket that are not there, if they have ``limit`` bytes together at most.
 
-    Raises:
-        InputError: they have more than ``limit`` bytes together.
+    Returns:
+        What they are, and whether they are in the bucket.
     """
-    names = tuple(names)
-    if (size := sum((folder / name).stat().st_size for name in names)) > limit:
-        raise InputError(
-            f"{folder}: {size:,} bytes lie on this machine alone, and no more than {limit:,} are sent to workers",
-            "put the files where all workers see them under the same path, or raise ship_limit",
-        )
     entries = tuple(FileEntry.of(folder / name, name) for name in names)
+    if sum(entry.size for entry in entries) > limit:
+        return entries, False
     for entry in entries:
         found = bucket.head(_name(entry))
         if found is None or found.size != entry.size:
             bucket.upload(_name(entry), folder / entry.name)
-    return entries
+    return entries, True
 
 
 def receive(bucket: Bucket, entries: Iterable[FileEntry], folder: Path) -> None:

@@ -111,20 +111,22 @@ class ArtifactStore:
         _release(self._pins)
 
     def peek(self, key: Key) -> Entry | None:
-        """The entry for ``key`` if there is one: names and sizes are checked, contents are not hashed."""
+        """The entry for ``key`` if there is one, here or shared by another machine: names and sizes are checked,
+        contents are neither hashed nor fetched."""
         place = self._layout.place(key)
-        with self._layout.translate("read the cache"):
-            try:
-                return check_entry(place, self._layout.seal, content=False)
-            except StoreCorrupt:
-                return None
+        with self._layout.translate("read the cache"), suppress(StoreCorrupt):
+            return check_entry(place, self._layout.seal, content=False)
+        return None if self._shared is None else self._shared.peek(key)
 
-    def lookup(self, key: Key) -> Artifact | None:
+    def lookup(self, key: Key, *, share: bool = True) -> Artifact | None:
         """The verified artifact for ``key``, or ``None``.
 
         Every byte of the entry is checked. A corrupt entry is moved to ``corrupt/``, reported as a warning, and then
         counts as missing. So does one that is not sealed with this store's key, which is left until it is replaced.
         What another machine has shared is fetched.
+
+        Args:
+            share: whether what only this machine has is shared.
 
         Raises:
             HostError: the shared store cannot be reached.
@@ -134,7 +136,7 @@ class ArtifactStore:
             return found
         if found is None:
             return self._fetch(key, self._shared)
-        if self._shared.wants(key):
+        if share and self._shared.wants(key):
             self._shared.share(key, read_entry(found.folder, self._layout.seal), found.folder)
         return found
 
