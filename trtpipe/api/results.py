@@ -98,8 +98,8 @@ def rejected_beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.rejected")
 
 
-def publish_rejected(artifacts: Iterable[Artifact], out: Path, warn: Callable[[str], None]) -> Path | None:
-    """Write what is not good enough for ``out`` into the folder beside it.
+def publish_rejected(artifacts: Iterable[Artifact], folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """Write what is not good enough into a folder of its own.
 
     A folder that cannot be written, as it holds a file of the user's, must not hide the verdict: then this is said, and
     nothing is written.
@@ -107,7 +107,6 @@ def publish_rejected(artifacts: Iterable[Artifact], out: Path, warn: Callable[[s
     Returns:
         The folder; ``None`` if it could not be written.
     """
-    folder = rejected_beside(out)
     try:
         check_writable(folder)
         publish_folder(artifacts, folder)
@@ -137,7 +136,7 @@ def run_stages(
         if out is None:
             return None
         if result.failed:  # what there was before is whole, and this is not
-            return publish_rejected(result.artifacts, out, (progress or NullProgress()).warn)
+            return publish_rejected(result.artifacts, rejected_beside(out), (progress or NullProgress()).warn)
         if len(names) > 1 and is_file_name(out, suffixes):
             return publish_file(result.artifacts[-1], out, suffixes, beside=result.artifacts[:-1])
         if len(result.artifacts) == 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trtpipe
 from trtpipe.api.packages import make_package
-from trtpipe.api.results import publish_rejected
+from trtpipe.api.results import publish_rejected, rejected_beside
 from trtpipe.config.triton import TritonSettings
 from trtpipe.errors import BuildError, HostError, TrtpipeError
 from trtpipe.farm.report import CellPart, CellResult, MatrixReport, worst
@@ -132,9 +132,10 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
         place = rejected_beside(place) if cell.problem else place
         if len(cell.parts) > 1:
             place /= f"{position}-{Path(part.source).stem}"
+        place = rejected_beside(place) if reply.figures.exit_code else place
         try:
             artifacts = _artifacts(reply, store)
-            if reply.figures.exit_code:
+            if cell.problem or reply.figures.exit_code:
                 written = publish_rejected(artifacts, place, unkept.append)
             else:
                 publish_folder(artifacts, place)
