@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.errors import HostError, InputError, StageError
+from trtpipe.errors import HostError, InputError, StageError, text_of
 from trtpipe.exporter.arrays import array_of, tensor_of
 from trtpipe.exporter.calling import (
     Call,
@@ -278,7 +278,7 @@ def _forward(module: torch.nn.Module, call: Call) -> object:
     except Exception as error:
         place = place_of_error(error)
         raise InputError(
-            f"{type(module).__name__}.forward fails on its example inputs ({call}): {error}"
+            f"{type(module).__name__}.forward fails on its example inputs ({call}): {text_of(error)}"
             + (f" (at {place})" if place is not None else ""),
             "give example inputs and shapes the module accepts",
         ) from error
