@@ -69,6 +69,7 @@ class _Session:
         self._iterations: dict[int, Generator[Any, None, None]] = {}
         self._started = 0
         self._regions = _Regions()
+        self._most = machine_memory()
         self._waiting: deque[UserRequest] = deque()
         self.tracker = FileTracker()
 
@@ -167,7 +168,7 @@ class _Session:
             except (TypeError, ValueError, RuntimeError) as error:
                 return UserReply("unusable", text=f"not arrays of numbers: {error}", number=1)
         feeds = [arrays, *rest]
-        if (size := packed_size(feeds)) > machine_memory():
+        if (size := packed_size(feeds)) > self._most:
             raise InputError(f"{self._source}: an item of {format_bytes(size)}", "yield what fits into memory")
         offset = self._regions.place(request.number, request.slot, size)
         return UserReply("feed" if kind == "feed" else "array", self._pack(feeds, offset))
