@@ -168,6 +168,10 @@ def calls(inputs: Path, work: Path, outside: Path, parent: int) -> dict[str, Cal
         "change times": lambda: os.utime(secret, (0, 0)),
         "set an attribute": lambda: os.setxattr(secret, "user.x", b"1"),
         "change an owner": lambda: os.chown(secret, 1000, 1000),
+        "make a program that runs as its owner": lambda: os.open(work / "program", os.O_CREAT | os.O_RDWR, 0o4755),
+        "open by a call with its arguments in memory": lambda: libc(
+            "syscall", 437, -100, bytes(inputs / "in"), struct.pack("3Q", os.O_RDONLY, 0, 0), 24
+        ),
         "make a device": lambda: os.mknod(work / "null", 0o020666, os.makedev(1, 3)),
         "make a named pipe": lambda: os.mkfifo(work / "pipe"),
         "mount": lambda: libc("mount", b"none", b"/mnt", b"tmpfs", 0, 0),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -72,9 +75,11 @@ def sha256_file(path: Path) -> str:
     """The sha256 of a file's content, as 64 hex digits; reads in chunks, so memory use is constant.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a pipe or a device, which is not waited for.
     """
-    with path.open("rb", buffering=0) as stream:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
         return sha256_stream(stream)
 
 

@@ -23,6 +23,9 @@ A failed accuracy or latency gate is a verdict with numbers, never an exception 
 
 from __future__ import annotations
 
+#: Characters that are kept of what an exception says.
+_LONGEST = 2000
+
 
 class TrtpipeError(Exception):
     """Base of all errors a user can act on.
@@ -41,6 +44,18 @@ class TrtpipeError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says that somebody else's code raised, whatever is wrong with it: a text that cannot be made,
+    is no valid Unicode, or is too long to be read.
+    """
+    try:
+        text = str(error)
+    except BaseException as second:  # noqa: BLE001 - code of theirs, too
+        text = f"(its text cannot be made: {type(second).__name__})"
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return shown.encode("utf-8", "backslashreplace").decode()
 
 
 class InputError(TrtpipeError):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from trtpipe.data.user_process import Unusable, UserProcess
-from trtpipe.errors import InputError, UserCodeError
+from trtpipe.errors import HostError, InputError, UserCodeError
+from trtpipe.isolation.fork_client import server_of
 from trtpipe.isolation.worker import Limits
 
 LIMITS = Limits(seconds=60.0, memory=2 << 30)
@@ -36,6 +37,25 @@ def function(tmp_path: Path) -> Make:
 
 def yields(found: UserProcess) -> list[float]:
     return [float(item) for item in found.items()]
+
+
+#: Processes that a function may start, and leave behind.
+STARTED = "subprocess.Popen(['sleep', '60']).pid"
+FORKED = "multiprocessing.get_context('fork').Pool(1)._pool[0].pid"
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends before long."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
 
 
 class TestItems:
@@ -63,6 +83,16 @@ class TestItems:
             (i, i) for i in range(3)
         ]
         assert yields(found) == [0, 1, 2]
+
+    def test_beyond_the_memory_of_the_machine(self, function: Make) -> None:
+        with pytest.raises(InputError, match=r"code\.py:f: an item of 2,?251,?800 GB"):
+            yields(function("yield np.broadcast_to(np.float32(1), (2**31, 2**18))"))
+
+    def test_beyond_the_size_of_files(self, function: Make) -> None:
+        body = "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\nyield np.ones(1000)"
+        with pytest.raises(HostError, match="File too large: shared memory while") as caught:
+            yields(function(body))
+        assert "ulimit -f" in caught.value.remedy
 
     def test_that_are_none(self, function: Make) -> None:
         found = function("yield object()\nyield {'x': [[1], [1, 2]]}\nyield [{}]\nyield np.zeros(1, [('a', 'i4')])")
@@ -130,6 +160,9 @@ class TestEnds:
             ("raise StopIteration", "RuntimeError"),
             ("again = lambda: again()\nagain()", "RecursionError"),
             ("raise MemoryError", "MemoryError"),
+            ("class E(Exception):\n    def __str__(self): sys.exit(0)\nraise E", "E: .its text cannot be made: System"),
+            ("raise ValueError('\\ud800')", r"ValueError: \\ud800"),
+            ("raise ValueError('x' * 1_000_000)", r"ValueError: x{2000}\.\.\. "),
         ],
     )
     def test_by_an_exception(self, function: Make, body: str, words: str) -> None:
@@ -200,21 +233,27 @@ class TestThisProcess:
         assert (tmp_path / "log").read_text().split().count("2") == 2
         assert (tmp_path / "log").read_text().split().count("3") == 1
 
-    def test_nothing_is_left_when_it_is_dropped(self, function: Make) -> None:
-        found = function("yield os.getpid()\nyield 1")
+    @pytest.mark.parametrize("process", ["os.getpid()", STARTED, FORKED])
+    def test_nothing_is_left_when_it_is_dropped(self, function: Make, process: str) -> None:
+        found = function(f"import subprocess, multiprocessing\nyield {process}\nyield 1")
         walk = found.items()
-        process = int(next(walk))
+        number = int(next(walk))
         walk.close()
         del walk, found
-        deadline = time.monotonic() + 20
-        while Path(f"/proc/{process}/stat").exists() and time.monotonic() < deadline:
-            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return
-            time.sleep(0.05)
-        assert not Path(f"/proc/{process}").exists()
+        assert ends(number)
+
+    def test_nothing_is_left_when_its_server_is_closed(self, function: Make) -> None:
+        found = function(f"import subprocess\nyield {STARTED}\nyield 1")
+        number = int(next(found.items()))
+        server_of(os.getpid()).close()
+        assert ends(number)
 
 
 class TestScores:
+    def test_texts_that_are_none(self, function: Make) -> None:
+        with pytest.raises(InputError, match=r"code\.py:f gave a name or a text that is not valid Unicode"):
+            function("return {'\\ud800': 1.0}", arguments="run").evaluate(lambda feed: {}, 1)
+
     def test_arrays_are_copies(self, function: Make) -> None:
         found = function("o['y'][...] = 0\nl[...] = 9\nreturn [1, 2]", arguments="o, l")
         outputs, labels = {"y": np.ones((2, 3), np.float32)}, np.zeros(2, np.int64)

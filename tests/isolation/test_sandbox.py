@@ -94,7 +94,7 @@ def test_it_has_no_network(tried: Tried) -> None:
 @needs_landlock
 @needs_seccomp
 def test_it_makes_no_other_calls(tried: Tried) -> None:
-    assert len(tried["calls"]) >= 35
+    assert len(tried["calls"]) >= 37
     assert done(tried, "calls") == []
 
 
@@ -143,8 +143,8 @@ def machines() -> Iterator[tuple[str, int, int]]:
 @pytest.mark.parametrize(("machine", "architecture", "column"), list(machines()))
 def test_the_filter_allows_what_is_listed_and_nothing_else(machine: str, architecture: int, column: int) -> None:
     listed = {numbers[column] for numbers in system_calls.ALLOWED.values()} - {None}
-    by_argument = ("IOCTL", "FCNTL", "PRCTL", "CLONE", "KILL", "TGKILL", "PRLIMIT")
-    depends = {getattr(system_calls, name)[column] for name in by_argument}
+    by_argument = ("IOCTL", "FCNTL", "PRCTL", "CLONE", "KILL", "TGKILL", "PRLIMIT", "OPEN", "OPENAT", "CREAT")
+    depends = {getattr(system_calls, name)[column] for name in by_argument} - {None}
     assert not listed & depends
     for number in range(600):
         expected = ALLOW if number in listed else EPERM if number <= 424 else ENOSYS
@@ -166,6 +166,13 @@ def test_some_calls_depend_on_an_argument(machine: str, architecture: int, colum
     assert (of("PRLIMIT", 0), of("PRLIMIT", 77), of("PRLIMIT", 1)) == (ALLOW, ALLOW, EPERM)
     assert (of("FCNTL", 3, 3), of("FCNTL", 3, 8), of("FCNTL", 3, 10)) == (ALLOW, EPERM, EPERM)
     assert (of("PRCTL", 15), of("PRCTL", 22)) == (ALLOW, EPERM)
+    create, temporary = os.O_CREAT | os.O_RDWR, os.O_TMPFILE | os.O_RDWR
+    assert {of("OPENAT", 3, 0, flags, 0o666) for flags in (os.O_RDONLY, create, temporary)} == {ALLOW}
+    assert {of("OPENAT", 3, 0, flags, mode) for flags in (create, temporary) for mode in (0o4755, 0o2755)} == {EPERM}
+    assert of("OPENAT", 3, 0, os.O_RDONLY, 0o7777) == ALLOW  # no file is made: what is there is no mode
+    if column == 0:
+        assert (of("OPEN", 0, create, 0o644), of("OPEN", 0, create, 0o4755)) == (ALLOW, EPERM)
+        assert (of("CREAT", 0, 0o644), of("CREAT", 0, 0o2755)) == (ALLOW, EPERM)
 
 
 @needs_landlock

@@ -151,6 +151,20 @@ def test_what_cannot_be_followed_is_measured_in_every_build(
     assert measured() == ("built", 2.0)
 
 
+def test_another_function_of_the_same_file_is_another_metric(world: World, heard_all: Progress) -> None:
+    file = world.folder / "case.py"
+    file.write_text("".join(f"def {name}(run): return {{'m': {value}}}\n" for name, value in (("a", 1), ("b", 2))))
+
+    def value(function: str) -> float:
+        recipe = {"evaluation": {"metric": f"{file}:{function}"}}
+        steps = {step.label: step for step in world.run(world.job(recipe=recipe), heard_all)}
+        artifact = steps["verify"].artifact
+        assert artifact is not None
+        return ParityReport.read(artifact.path).metrics[0].value
+
+    assert [value("a"), value("b"), value("a")] == [1.0, 2.0, 1.0]
+
+
 def test_files_beside_a_metric_that_it_does_not_read_change_nothing(
     world: World, measured: Callable[[], tuple[str, float]]
 ) -> None:

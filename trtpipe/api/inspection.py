@@ -294,7 +294,11 @@ def _unread(path: Path) -> tuple[str, ...]:
     """Why the record beside a file is not shown, where trtpipe wrote it."""
     sidecar = path.with_name(f"{path.name}.json")
     try:
-        if VERSION_KEY in json.loads(sidecar.read_bytes()):
+        if (
+            sidecar.is_file()
+            and sidecar.stat().st_size <= _MOST_JSON
+            and VERSION_KEY in json.loads(sidecar.read_bytes())
+        ):
             _json(sidecar)
     except InputError as error:
         return (error.message,)

@@ -140,7 +140,8 @@ class ModuleSource:
 class MetricSource:
     """``path/file.py:function`` or ``package.module:function``: user code that measures.
 
-    Its identity is the state of all that it was seen to read, or what it led to where not all of that can be seen.
+    Its identity is its name and the state of all that it was seen to read, the file among that; or what it led to
+    where not all of that can be seen.
     """
 
     label: str
@@ -156,7 +157,8 @@ class MetricSource:
 
     def learn(self, memory: Memory, observed: Observed, result_digest: str) -> str:
         """The identity, once it has run."""
-        identity = sha256_json(["metric", result_digest if observed.unseen else state_of(observed)])
+        name = self.label.replace("\\", "/").rpartition("/")[2]  # a file may hold many functions
+        identity = sha256_json(["metric", name, result_digest if observed.unseen else state_of(observed)])
         self._code.remember(memory, observed, identity)
         return identity
 

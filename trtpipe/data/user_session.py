@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy import asarray, dtype, float64
+from pydantic_core import PydanticSerializationError
 
+from trtpipe.config.units import format_bytes
 from trtpipe.data.user_messages import PER_SAMPLE, USER_REPLY, USER_REQUEST, Start, UserReply
 from trtpipe.data.usercode import load_function, running
 from trtpipe.errors import InputError
 from trtpipe.isolation.exit_status import DISCONNECTED_STATUS, Outcome
 from trtpipe.isolation.file_tracking import FileTracker
 from trtpipe.isolation.handles import Disconnected, Handle
+from trtpipe.isolation.linux import machine_memory
 from trtpipe.isolation.shared_arrays import packed_size
 
 if TYPE_CHECKING:
@@ -66,11 +69,12 @@ class _Session:
         self._iterations: dict[int, Generator[Any, None, None]] = {}
         self._started = 0
         self._regions = _Regions()
+        self._most = machine_memory()
         self._waiting: deque[UserRequest] = deque()
         self.tracker = FileTracker()
 
     def load(self) -> None:
-        self._send(self._guarded(self._load))
+        self._send(self._reply_of(self._load))
 
     def answer(self) -> None:
         """Handle one request."""
@@ -82,20 +86,27 @@ class _Session:
             "evaluate": self._evaluate,
             "read": self._read,
         }
-        self._send(self._guarded(lambda: actions[request.action](request)))
+        self._send(self._reply_of(lambda: actions[request.action](request)))
 
-    def _guarded(self, action: Callable[[], UserReply]) -> UserReply:
+    def _reply_of(self, action: Callable[[], UserReply]) -> bytes:
         try:
-            return action()
+            return self._encoded(action())
         except Disconnected:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, the parent gets it
-            return UserReply("failed", text=Outcome.of_error(error, "shared memory").model_dump_json())
+            return self._encoded(UserReply("failed", text=Outcome.of_error(error, "shared memory").model_dump_json()))
 
-    def _send(self, reply: UserReply) -> None:
+    def _encoded(self, reply: UserReply) -> bytes:
+        try:
+            return USER_REPLY.dump_json(reply)
+        except PydanticSerializationError as error:  # lone surrogates
+            what = "a name or a text that is not valid Unicode"
+            raise InputError(f"{self._source} gave {what}", "give valid names and texts") from error
+
+    def _send(self, message: bytes) -> None:
         for handle in self._handles:
             handle.number()
-        self._messages.send(USER_REPLY.dump_json(reply))
+        self._messages.send(message)
 
     def _receive(self) -> UserRequest:
         if self._waiting:
@@ -157,7 +168,9 @@ class _Session:
             except (TypeError, ValueError, RuntimeError) as error:
                 return UserReply("unusable", text=f"not arrays of numbers: {error}", number=1)
         feeds = [arrays, *rest]
-        offset = self._regions.place(request.number, request.slot, packed_size(feeds))
+        if (size := packed_size(feeds)) > self._most:
+            raise InputError(f"{self._source}: an item of {format_bytes(size)}", "yield what fits into memory")
+        offset = self._regions.place(request.number, request.slot, size)
         return UserReply("feed" if kind == "feed" else "array", self._pack(feeds, offset))
 
     def _score(self, request: UserRequest) -> UserReply:
@@ -189,7 +202,7 @@ class _Session:
 
         def run(feed: Mapping[str, Any]) -> Feed:
             arrays = {str(name): _array(value) for name, value in feed.items()}
-            self._send(UserReply("run", self._pack([arrays])))
+            self._send(self._encoded(UserReply("run", self._pack([arrays]))))
             return self._memory.unpack(self._receive().arrays[0], copy=True)
 
         with running(f"{self._source} raised", self._function.folder, _METRIC):

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.config.units import suggestion
-from trtpipe.errors import InputError, TrtpipeError
+from trtpipe.errors import InputError, TrtpipeError, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -111,7 +111,7 @@ def running(what: str, folder: Path, remedy: str, module: str = "") -> Iterator[
     except (KeyboardInterrupt, TrtpipeError):
         raise
     except BaseException as error:
-        message = f"{what} {type(error).__name__}: {error}{_line_of(error, folder)}"
+        message = f"{what} {type(error).__name__}: {text_of(error)}{_line_of(error, folder)}"
         raise InputError(message, missing_package(error, module) or remedy) from error
 
 

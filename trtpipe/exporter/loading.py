@@ -14,7 +14,7 @@ from typing import Any
 
 from trtpipe.config.os_errors import cannot_load
 from trtpipe.data.usercode import missing_package, one_process, running
-from trtpipe.errors import HostError, InputError
+from trtpipe.errors import HostError, InputError, text_of
 from trtpipe.exporter.archive import check_archive
 
 try:
@@ -146,7 +146,7 @@ def _import(module: str) -> Any:
             raise
         except BaseException as error:
             remedy = missing_package(error) or "fix the file"
-            raise InputError(f"{module} raised {type(error).__name__} when loaded: {error}", remedy) from error
+            raise InputError(f"{module} raised {type(error).__name__} when loaded: {text_of(error)}", remedy) from error
     return loaded
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.errors import HostError, InputError, StageError
+from trtpipe.errors import HostError, InputError, StageError, text_of
 from trtpipe.exporter.arrays import array_of, tensor_of
 from trtpipe.exporter.calling import (
     Call,
@@ -276,7 +276,7 @@ def _forward(module: torch.nn.Module, call: Call) -> object:
     except Exception as error:
         place = place_of_error(error)
         raise InputError(
-            f"{type(module).__name__}.forward fails on its example inputs ({call}): {error}"
+            f"{type(module).__name__}.forward fails on its example inputs ({call}): {text_of(error)}"
             + (f" (at {place})" if place is not None else ""),
             "give example inputs and shapes the module accepts",
         ) from error

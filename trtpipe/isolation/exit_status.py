@@ -8,6 +8,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
 
+from pydantic import field_validator
+
 import trtpipe.errors
 from trtpipe.artifact import Record
 from trtpipe.config.os_errors import address_space_limit
@@ -23,6 +25,7 @@ from trtpipe.errors import (
     UserCodeError,
     WorkerCrashed,
     WorkerError,
+    text_of,
 )
 from trtpipe.isolation.linux import address_space_is_full
 
@@ -71,6 +74,12 @@ class Outcome(Record):
     remedy: str = ""
     unmapped: bool = False
 
+    @field_validator("message", "remedy", mode="before")
+    @classmethod
+    def _is_text(cls, text: str) -> str:
+        """Valid Unicode, whatever the user's code, or a file's name, put into it."""
+        return text.encode("utf-8", "backslashreplace").decode()
+
     @classmethod
     def of_error(cls, error: BaseException, folder: str) -> Outcome:
         """Describe what the task raised; ``folder`` is named if a full disk's error names no file."""
@@ -83,12 +92,15 @@ class Outcome(Record):
         if isinstance(error, KeyboardInterrupt):
             return cls(kind="interrupted")
         if not isinstance(error, Exception):  # raised by the user's code
-            message = f"it raised {type(error).__name__}: {error}"
+            message = f"it raised {type(error).__name__}: {text_of(error)}"
             return cls(kind="error", error=UserCodeError.__name__, message=message, remedy="raise an Exception instead")
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return cls(kind="memory", message=str(error))
         if isinstance(error, OSError) and error.errno in _FULL:
             return cls(kind="space", message=str(error.filename or folder))
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:  # shared memory counts as a file, too
+            remedy = "raise the limit on the size of files (ulimit -f unlimited)"
+            return cls(kind="denied", message=f"{error.strerror}: {error.filename or folder}", remedy=remedy)
         if isinstance(error, OSError) and error.errno in _DENIED:
             return cls(kind="denied", message=f"{error.strerror}: {error.filename or folder}")
         return cls(kind="bug", message="".join(traceback.format_exception(error)))
@@ -138,7 +150,8 @@ def raise_from(outcome: Outcome, what: str) -> NoReturn:
     if outcome.kind == "interrupted":
         raise KeyboardInterrupt
     if outcome.kind == "denied":
-        raise HostError(f"{outcome.message} while {what}", "check that path's owner and mode, and the disk")
+        remedy = outcome.remedy or "check that path's owner and mode, and the disk"
+        raise HostError(f"{outcome.message} while {what}", remedy)
     raise InternalError(f"an unexpected error while {what}:\n{outcome.message}")
 
 

@@ -51,6 +51,7 @@ class ForkServer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._children: set[int] = set()
         atexit.register(self.close)
 
     def ask(self, request: ForkRequest, handles: list[int]) -> int:
@@ -60,12 +61,22 @@ class ForkServer:
             OSError: the server has ended, or cannot be started.
         """
         with self._lock:
+            self._children.discard(request.end)  # before its number may be another's
             reply = self._reply(request, handles)
             if not reply and self._idle is not None:  # it ended by itself at this very moment
                 reply = self._reply(request, handles)
             if not reply:
                 raise BrokenPipeError
-            return ForkReply.model_validate_json(reply).number
+            number = ForkReply.model_validate_json(reply).number
+            if not request.end:
+                self._children.add(number)
+            return number
+
+    def kill(self, child: int) -> None:
+        """Kill a child and what it started, from any thread, unless it was ended."""
+        if child in self._children:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child, signal.SIGKILL)
 
     def _reply(self, request: ForkRequest, handles: list[int]) -> bytes:
         """Send a request and wait for the reply; empty if the server has ended."""
@@ -93,7 +104,11 @@ class ForkServer:
             self._started(preload)
 
     def close(self) -> None:
-        """End the server, and with it all its children."""
+        """End the server, and with it all its children and what they started."""
+        if self._process is not None and self._process.poll() is None:
+            for child in tuple(self._children):
+                self.kill(child)
+        self._children.clear()
         if self._control is not None:
             self._control.close()
         if self._process is not None:
@@ -204,12 +219,11 @@ class Child:
 
     def kill(self) -> None:
         """Kill the child, from any thread; whoever waits for it gets a WorkerError."""
-        if self._number:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._number, signal.SIGKILL)
+        self._server.kill(self._number)
 
     def abandon(self) -> None:
-        """Close the stream, on which the child ends; unlike leaving it, this may be done at any moment."""
+        """Kill the child and what it started; unlike leaving it, this may be done at any moment."""
+        self.kill()
         self._stack.close()
 
     def send(self, message: bytes, what: str) -> None:

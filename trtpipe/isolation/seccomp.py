@@ -60,8 +60,7 @@ def program(machine: str, process: int) -> list[Line]:
         (_GIVE, 0, 0, _KILL),
     ]
     for numbers in calls.ALLOWED.values():
-        if (number := numbers[column]) is not None:
-            lines += _when(number, [_ALLOWED])
+        lines += _when(numbers[column], [_ALLOWED])
     one_of = (
         (calls.IOCTL, 1, calls.IOCTL_REQUESTS),
         (calls.FCNTL, 1, calls.FCNTL_COMMANDS),
@@ -73,14 +72,22 @@ def program(machine: str, process: int) -> list[Line]:
     for numbers, argument, values in one_of:
         tests = [line for value in values for line in _when(value, [_ALLOWED])]
         lines += _when(numbers[column], [_argument(argument), *tests, _REFUSED])
-    flags = [_argument(0), (_ANY_BIT, 0, 1, calls.CLONE_REFUSED), _REFUSED, _ALLOWED]
-    lines += _when(calls.CLONE[column], flags)
+    lines += _when(calls.CLONE[column], [_argument(0), *_without(calls.CLONE_REFUSED)])
+    for numbers, position in ((calls.OPEN, 1), (calls.OPENAT, 2)):  # the mode is behind the flags, and has no meaning
+        creating = [_argument(position), (_ANY_BIT, 1, 0, calls.OPEN_CREATES), _ALLOWED]  # where no file is made
+        lines += _when(numbers[column], [*creating, _argument(position + 1), *_without(calls.SET_IDENTITY)])
+    lines += _when(calls.CREAT[column], [_argument(1), *_without(calls.SET_IDENTITY)])
     return [*lines, (_AT_LEAST, 0, 1, calls.LAST_REFUSED + 1), (_GIVE, 0, 0, _ERROR | errno.ENOSYS), _REFUSED]
 
 
-def _when(value: int, then: list[Line]) -> list[Line]:
+def _when(value: int | None, then: list[Line]) -> list[Line]:
     """What to do if the loaded number is ``value``; ``then`` decides in every case."""
-    return [(_EQUAL, 0, len(then), value), *then]
+    return [] if value is None else [(_EQUAL, 0, len(then), value), *then]
+
+
+def _without(bits: int) -> list[Line]:
+    """Allow the call if the loaded argument has none of ``bits``."""
+    return [(_ANY_BIT, 0, 1, bits), _REFUSED, _ALLOWED]
 
 
 def _argument(position: int) -> Line:

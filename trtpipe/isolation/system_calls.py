@@ -2,7 +2,8 @@
 
 Sources of the numbers: Linux's ``arch/x86/entry/syscalls/syscall_64.tbl`` and ``include/uapi/asm-generic/unistd.h``.
 What is not here cannot be called: sockets of any family, ptrace, mount, unshare, System V and POSIX message queues,
-keys, bpf, io_uring, executing programs, and changing owner, mode, times or attributes of files.
+keys, bpf, io_uring, executing programs, and changing owner, mode, times or attributes of files. ``openat2`` is not
+either, because what it asks for lies in memory, where a filter does not look.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     # Files and folders, which Landlock confines.
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "preadv2": (327, 286), "pwritev2": (328, 287),
-    "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "creat": (85, None), "close": (3, 57),
-    "close_range": (436, 436), "lseek": (8, 62), "stat": (4, None), "fstat": (5, 80), "lstat": (6, None),
+    "close": (3, 57), "close_range": (436, 436), "lseek": (8, 62), "stat": (4, None), "fstat": (5, 80),
+    "lstat": (6, None),
     "newfstatat": (262, 79), "statx": (332, 291), "statfs": (137, 43), "fstatfs": (138, 44), "access": (21, None),
     "faccessat": (269, 48), "faccessat2": (439, 439), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50),
     "getdents": (78, None), "getdents64": (217, 61), "readlink": (89, None), "readlinkat": (267, 78),
@@ -65,6 +66,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
 # fmt: on
 
 #: Calls that depend on an argument: (number on x86-64, on AArch64).
+OPEN, OPENAT, CREAT = (2, None), (257, 56), (85, None)
 IOCTL, FCNTL, PRCTL, CLONE = (16, 29), (72, 25), (157, 167), (56, 220)
 KILL, TGKILL, PRLIMIT = (62, 129), (234, 131), (302, 261)
 #: Newer than this, unlisted calls do not exist (ENOSYS), for which libraries have a fallback; older ones are refused.
@@ -76,5 +78,8 @@ IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1031, 1032, 1033, 1034)
 #: Ask for dumpability, a name, the bounding set; set the name, timer slack, huge pages, names of mappings.
 PRCTL_OPTIONS = (3, 15, 16, 23, 29, 39, 41, 42, 0x53564D41)
+#: Flags of ``open`` that make a file (O_CREAT, __O_TMPFILE), and modes that it may not have then: those of a program
+#: that runs as the user, or the group, who built.
+OPEN_CREATES, SET_IDENTITY = 0o100 | 0o20000000, 0o6000
 #: Flags of ``clone`` for new namespaces, and for a child of the parent's.
 CLONE_REFUSED = 0x7E020000 | 0x8000
