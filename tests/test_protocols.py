@@ -17,6 +17,10 @@ PROVED_ELSEWHERE = {
     "Resumable",
     "Stoppable",  # an optional part of a listener
     "Memory",
+    "Turn",  # functions, made where they are handed out
+    "RemoteTurn",
+    "Limits",  # arguments of OutputMetrics, in the package
+    "ElementDifferences",
 }
 
 

@@ -86,7 +86,7 @@ def build(
             with provenance_of(result.artifacts, job, where) as provenance:
                 files = [*result.artifacts, *provenance]
                 if rejected:
-                    return publish_rejected(files, folder, (request.get("progress") or NullProgress()).warn)
+                    return publish_rejected(files, where, (request.get("progress") or NullProgress()).warn)
                 publish_folder(files, folder)
             return folder
 
