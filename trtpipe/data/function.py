@@ -189,5 +189,5 @@ def _up_to_the_first_sample(items: Iterator[Sample | BadSample]) -> Iterator[Sam
 
 
 def _copy(value: Any) -> np.ndarray:
-    """A copy: the function may overwrite its buffers before the next yield."""
-    return np.array(np.asarray(value))
+    """A copy: the function may overwrite its buffers before the next yield. In C order, which sessions ask for."""
+    return np.array(np.asarray(value), order="C")

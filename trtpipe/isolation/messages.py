@@ -15,8 +15,9 @@ from trtpipe.artifact import Record, TensorSpec
 if TYPE_CHECKING:
     import socket
 
-#: Name, numpy's name of the dtype, shape, and the offset of the values in bytes; strings are in the message itself.
-ArrayRef: TypeAlias = tuple[str, str, tuple[int, ...], int | tuple[str, ...]]
+#: Name, numpy's name of the dtype, shape, the offset of the values in bytes (strings are in the message itself), and
+#: the axes in the order in which they lie in memory, from the outermost one.
+ArrayRef: TypeAlias = tuple[str, str, tuple[int, ...], int | tuple[str, ...], tuple[int, ...]]
 Action: TypeAlias = Literal["infer", "time", "open", "reducer", "reduce", "result"]
 
 #: File handles that accompany a request for a child: its stream, its shared memory, its output.

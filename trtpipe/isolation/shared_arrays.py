@@ -66,9 +66,11 @@ class SharedMemory:
 
     def _write(self, name: str, value: np.ndarray, offset: int) -> ArrayRef:
         if value.dtype.kind in _STRING_KINDS:
-            return name, "str", value.shape, tuple(map(str, value.ravel()))
-        self._view(offset, value.dtype, value.shape)[...] = value
-        return name, value.dtype.name, value.shape, offset
+            return name, "str", value.shape, tuple(map(str, value.ravel())), ()
+        axes = _order(value)
+        stored = value.transpose(axes)
+        self._view(offset, value.dtype, stored.shape)[...] = stored
+        return name, value.dtype.name, value.shape, offset, axes
 
     def unpack(self, arrays: list[ArrayRef], *, copy: bool) -> Feed:
         """The arrays that the other side packed.
@@ -80,13 +82,16 @@ class SharedMemory:
             ValueError, TypeError: the message does not describe arrays.
         """
         found: Feed = {}
-        for name, kind, shape, offset in arrays:
+        for name, kind, shape, offset, axes in arrays:
             if not isinstance(offset, int):
                 found[name] = np.array(offset, object).reshape(shape)
                 continue
             dtype = _dtype(kind)
             self._map(offset + math.prod(shape) * dtype.itemsize, grow=False)
-            values = self._view(offset, dtype, shape)
+            if sorted(axes) != list(range(len(shape))):
+                raise ValueError(f"{axes} are not the axes of {shape}")
+            stored = self._view(offset, dtype, tuple(shape[axis] for axis in axes))
+            values = stored.transpose(np.argsort(axes))
             found[name] = values.copy() if copy else values
         return found
 
@@ -118,6 +123,13 @@ def _sizes(feeds: Sequence[Feed]) -> list[int]:
         for feed in feeds
         for value in feed.values()
     ]
+
+
+def _order(value: np.ndarray) -> tuple[int, ...]:
+    """The axes from the outermost in memory to the innermost: copied in this order, transposed images take a third."""
+    if value.flags.c_contiguous:
+        return tuple(range(value.ndim))
+    return tuple(sorted(range(value.ndim), key=lambda axis: -abs(value.strides[axis])))
 
 
 def _dtype(name: str) -> np.dtype:
