@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -43,3 +44,28 @@ def test_an_error_carries_them(tmp_path: Path) -> None:
     assert "--calib-data" in caught.value.remedy, "as the command line says it"
     [note] = vars(caught.value)["__notes__"]
     assert note.startswith("try: add calib_data= ")
+
+
+def test_functions_without_shared_arguments_explain_theirs_too(tmp_path: Path) -> None:
+    from trtpipe.api.remedies import explained
+
+    def save(file: Path, reason: str = "") -> None:
+        """Replace a file."""
+        raise InputError(f"{file}: there is one already", "say why it is replaced, with --update REASON")
+
+    with pytest.raises(InputError) as caught:
+        explained(save)(tmp_path)
+    assert vars(caught.value)["__notes__"] == ["try: say why it is replaced, with reason=REASON"]
+    assert explained(save).__doc__ == "Replace a file."
+
+
+def test_every_function_of_the_api_explains_its_errors() -> None:
+    functions = {name: getattr(trtpipe, name) for name in trtpipe.__all__}
+    plain = {
+        name
+        for name, found in functions.items()
+        if isinstance(found, FunctionType)
+        and found.__module__.startswith("trtpipe.api.")
+        and not hasattr(found, "__wrapped__")
+    }
+    assert plain == {"diagnose", "run_async"}, "these take nothing that an option names"

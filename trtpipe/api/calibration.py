@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import CommonArguments, takes
+from trtpipe.api.remedies import explained
 from trtpipe.api.request import refuse_without_data, requested
 from trtpipe.api.results import JSON, BuildResult, run_stages, write_record
 from trtpipe.calibration.statistics_file import merge_statistics
@@ -116,6 +117,7 @@ def ranges_from_statistics(
         return result
 
 
+@explained
 def import_trt_cache(cache: PathLike, simplified: PathLike, out: PathLike, keep: Sequence[str] = ()) -> CacheImport:
     """The scales of a calibration cache that TensorRT 8 to 10 wrote, as ``ranges.json`` for ``simplified.onnx``.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.arguments import check_arguments
+from trtpipe.api.remedies import explained
 from trtpipe.api.request import profile_from
 from trtpipe.api.results import BuildResult, reported, write_record
 from trtpipe.backends.base import load_backend
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 PARITY, OUTPUTS = "parity.json", "outputs.json"
 
 
+@explained
 def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = None) -> BuildResult:
     """Apply other tolerances to a verification without running anything: the outputs it kept are compared again.
 
@@ -87,6 +89,7 @@ def reevaluate(parity: PathLike, profile: ProfileLike, out: PathLike | None = No
     return BuildResult(steps=(), out=where, verdict=verdict_of(Evidence(parity=again)), parity=again)
 
 
+@explained
 def check(
     build: PathLike,
     baseline: PathLike,
@@ -131,6 +134,7 @@ def check(
     return report.model_copy(update={"findings": (*report.findings, *latency)})
 
 
+@explained
 def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline:
     """Make a baseline of a good build.
 
@@ -162,7 +166,7 @@ def save_baseline(build: PathLike, file: PathLike, reason: str = "") -> Baseline
         metrics = {value.artifact: value.value for value in old.metrics}
         history = (*old.history, Update(reason=reason.strip(), metrics=metrics))
     elif where.exists():
-        raise InputError(f"{where}: there is a baseline already", "replace it with --baseline FILE --update REASON")
+        raise InputError(f"{where}: there is a baseline already", "say why it is replaced, with --update REASON")
     made = baseline_of(found, history)
     write_file(where, made.to_file() + "\n")
     return made

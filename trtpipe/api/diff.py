@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 
+from trtpipe.api.remedies import explained
 from trtpipe.artifact import Record
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.paths import path_of
@@ -82,6 +83,7 @@ class BuildDiff(Summarized, Record):
         return Summary(said, ("what", "old", "new"), rows)
 
 
+@explained
 def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> BuildDiff:
     """Compare two folders that ``build`` wrote; they may be of any two models and precisions.
 

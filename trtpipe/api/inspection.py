@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
 from trtpipe.api.other_files import OtherKind, describe, other_json, package, reference_outputs, saved_outputs
+from trtpipe.api.remedies import explained
 from trtpipe.artifact import VERSION_KEY, IOContract, Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
@@ -189,6 +190,7 @@ class Inspection(Summarized, Record):
         return () if self.stand_in is None else (self.stand_in.target,)
 
 
+@explained
 def inspect(path: str | os.PathLike[str]) -> Inspection:
     """Describe a file by its content, with the JSON beside it where there is one.
 

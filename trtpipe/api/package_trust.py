@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trtpipe.api.remedies import explained
 from trtpipe.config.paths import path_of, path_or_none
 from trtpipe.delivery import signing
 from trtpipe.delivery.attestation import read_provenance
@@ -55,6 +56,7 @@ class VerifiedPackage(Summarized):
         return Summary(said, ("file", "bytes", "sha256"), rows)
 
 
+@explained
 def verify_package(
     package: PathLike,
     *,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import PackageArguments, takes
 from trtpipe.api.deliveries import Conversion, from_package, is_package
+from trtpipe.api.remedies import explained
 from trtpipe.api.results import reported
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
@@ -205,6 +206,7 @@ def _stated(build: Build) -> Statements:
     return Statements.of_build(build, Provenance.beside(build.folder / MANIFEST))
 
 
+@explained
 def selftest_package(
     package: PathLike,
     device: str = "cuda",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from contextlib import contextmanager
+from functools import wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trtpipe.errors import TrtpipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 #: An option, and the space before a value.
 _OPTION = re.compile(r"(?<![\w-])-(?:-([a-z][a-z0-9-]*)|(o)\b)(?: (?=[A-Z]{2}|sm\d))?")
 #: Options whose argument has another name.
 _CALLED: Mapping[str, str] = MappingProxyType({
     "o": "out", "calib": "recipe", "target": "targets", "no_simplify": "simplify=False",
-    "allow_random_calibration": "allow_random",
+    "allow_random_calibration": "allow_random", "update": "reason",
 })  # fmt: skip
 
 
@@ -34,6 +38,18 @@ def explained_to(arguments: Collection[str]) -> Iterator[None]:
         if error.remedy:
             vars(error).setdefault("__notes__", [f"try: {in_python(error.remedy, arguments)}"])
         raise
+
+
+def explained(function: F) -> F:
+    """A public function whose errors are ``explained_to`` its own arguments."""
+    arguments = tuple(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def with_notes(*positional: object, **named: object) -> object:
+        with explained_to(arguments):
+            return function(*positional, **named)
+
+    return cast("F", with_notes)
 
 
 def in_python(remedy: str, arguments: Collection[str]) -> str:

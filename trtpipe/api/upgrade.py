@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import trtpipe
 from trtpipe.api.arguments import check_arguments
+from trtpipe.api.remedies import explained
 from trtpipe.api.results import reported
 from trtpipe.backends.base import EngineRequest, load_backend
 from trtpipe.config.formats import FULL_PRECISION
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from trtpipe.regression.gate import Finding
 
 
+@explained
 def check_upgrade(
     build: PathLike,
     pythons: Iterable[PathLike] = (),
