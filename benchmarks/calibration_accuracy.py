@@ -1,6 +1,6 @@
 """Accuracy of every calibration method on real models, with placement and weights held fixed and no corrections.
 
-    python benchmarks/calibration_accuracy.py [CASE ...] [--cases FOLDER] [--rounds N] [--draws N] [--out RESULT.json]
+    python benchmarks/calibration_accuracy.py [CASE ...] --cases FOLDER [--rounds N] [--draws N] [--out RESULT.json]
 
 A case is a folder with a ``case.py``: MODEL, ``calibration()`` and ``evaluate(run)``. Figures come from onnxruntime on
 the CPU, with Q/DQ pairs computed as they are written. ``auto`` is compared with the best method and with float32, and
@@ -37,14 +37,13 @@ from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.settings import Settings
 
-CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 AUTO = "auto"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*")
-    parser.add_argument("--cases", type=Path, default=CASES)
+    parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--draws", type=int, default=0)
     parser.add_argument("--out", type=Path)

@@ -41,7 +41,6 @@ from trtpipe.config.settings import Settings
 Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], Feed]
 
-CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 DIGITS = Path(__file__).parents[1] / "examples" / "digits" / "digits.npz"
 NOISES = (0.003, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 BITS = (8, 6, 5, 4, 3)
@@ -66,8 +65,8 @@ class Network:
     lower_is_better: bool = False
 
 
-def cases(folder: Path, limit: int | None = None) -> Iterator[Network]:
-    for path in sorted(folder.glob("*/case.py")):
+def cases(folder: Path | None, limit: int | None = None) -> Iterator[Network]:
+    for path in sorted(folder.glob("*/case.py")) if folder else ():
         spec = importlib.util.spec_from_file_location(path.parent.name, path)
         assert spec is not None
         assert spec.loader is not None
@@ -372,7 +371,7 @@ def measured(network: Network, work: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*")
-    parser.add_argument("--cases", type=Path, default=CASES)
+    parser.add_argument("--cases", type=Path, help="folder of more networks")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--limit", type=int, help="samples of a case that are evaluated (default: all)")
     options = parser.parse_args()
