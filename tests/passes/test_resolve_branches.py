@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -78,6 +80,29 @@ def test_outer_branches_are_resolved_first(apply):
     assert [node.op_type for node in inside.node] == ["Squeeze", "Neg", "Identity"]
     for p in (True, False):
         same(found, proto, {"x": normal(2, 1, 4), "p": np.array(p)})
+
+
+def test_what_the_known_sizes_contradict_in_a_branch_of_values_stays_as_it_is(apply):
+    """The else branch is for other sizes: with these, its Transpose would be of two axes and have three to permute."""
+    inner = SQUEEZE.replace("one", "uno").replace("s = Shape", "uno = Constant<value_int=1>() s = Shape").format(x="x")
+    other = inner
+    for name in ("uno", "s", "n", "c", "y", "k", "a", "b"):
+        other = re.sub(rf"\b{name}\b", f"{name}2", other)
+    proto = model(
+        "(float[N,M,4] x, bool p) => (float[?,?] z) { z = If(p) "
+        f"<then_branch = t () => (float[?,?] out) {{ {inner} axes = Constant<value_ints=[0]>() "
+        "out = ReduceSum(y, axes) }, "
+        f"else_branch = e () => (float[?,?] out2) {{ {other} turned = Transpose<perm=[0, 2, 1]>(y2) "
+        "axes2 = Constant<value_ints=[1]>() out2 = ReduceSum<keepdims=0>(turned, axes2) }> }"
+    )
+    found, _ = apply(proto, *PLAIN_FORM, ResolveBranches({"x": (None, 1, 4)}))
+    [outer] = [node for node in found.graph.node if node.op_type == "If"]
+    inside = {each.name: [node.op_type for node in each.g.node] for each in outer.attribute}
+    assert "If" not in inside["then_branch"]
+    assert "Squeeze" in inside["then_branch"]
+    assert "If" in inside["else_branch"]
+    same(found, proto, {"x": normal(2, 1, 4), "p": np.array(True)})
+    same(found, proto, {"x": normal(2, 3, 4), "p": np.array(False)})
 
 
 def test_what_a_loop_carries_may_grow_whatever_its_first_shape(apply):

@@ -7,20 +7,24 @@ branches for real ones, and builds only a few that lie in each other. What is de
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from trtpipe.config.shapes import gives_values
 from trtpipe.passes.constants import add_constant, array_of, drop_unused, replace_value
 from trtpipe.passes.fold_constants import FoldConstants
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of, owners_of
 from trtpipe.passes.operators import is_standard, made_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+#: An If, and whether its condition holds.
+Decided: TypeAlias = "tuple[ir.Node, bool]"
 
 
 class ResolveBranches(GraphPass):
@@ -28,6 +32,9 @@ class ResolveBranches(GraphPass):
 
     Sizes are known where an input has them fixed, and from there by ONNX's shape inference; sizes that the file
     states for tensors inside are not used. Nothing but branches changes: known sizes decide, and are not written.
+
+    Where what decides the outer branch is not known, one of the two may be for other sizes than the known ones, and
+    never be taken with these. What they decide in there can be a graph that no runtime loads; it stays undecided then.
     """
 
     name = "resolve_branches"
@@ -44,17 +51,27 @@ class ResolveBranches(GraphPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Resolve outer branches first: what their bodies read is known only then."""
-        modified = False
-        while decided := self._decided(model):
-            fresh = FreshNames(model)
-            for node, taken in decided:
-                _inline(node, "then_branch" if taken else "else_branch", fresh)
-            drop_unused(model)
-            _drop_shapes(model)  # the shape in the file of an If's results held for either branch
+        modified, refused = False, set[ir.Node]()
+        while group := self._next_group(model, refused):
+            _resolve(model, group)
             modified = True
         return PassResult(self.name, modified=modified)
 
-    def _decided(self, model: ir.Model) -> list[tuple[ir.Node, bool]]:
+    def _next_group(self, model: ir.Model, refused: set[ir.Node]) -> list[Decided]:
+        """What to resolve next: all that lies in no undecided branch, or all in one such; those refused are added."""
+        groups: dict[ir.Graph | None, list[Decided]] = {}
+        for node, taken in self._decided(model):
+            if node not in refused:
+                groups.setdefault(_undecided_branch(node, model), []).append((node, taken))
+        if None in groups:
+            return groups[None]
+        for group in groups.values():
+            if _loads_after(model, group):
+                return group
+            refused.update(node for node, _ in group)
+        return []
+
+    def _decided(self, model: ir.Model) -> list[Decided]:
         """Every If whose condition is known, and the condition; outer ones first."""
         if not _branches(model):
             return []
@@ -86,6 +103,39 @@ class ResolveBranches(GraphPass):
                 entry.shape = ir.Shape(
                     [number if dim is None else dim for dim, number in zip(dims, numbers, strict=True)]
                 )
+
+
+def _resolve(model: ir.Model, decided: list[Decided]) -> None:
+    fresh = FreshNames(model)
+    for node, taken in decided:
+        _inline(node, "then_branch" if taken else "else_branch", fresh)
+    drop_unused(model)
+    _drop_shapes(model)  # the shape in the file of an If's results held for either branch
+
+
+def _undecided_branch(node: ir.Node, model: ir.Model) -> ir.Graph | None:
+    """The outermost branch of an If in which a node lies."""
+    graph, owners, found = node.graph, owners_of(model), None
+    while isinstance(graph, ir.Graph) and graph in owners:
+        found = graph if owners[graph].op_type == "If" else found
+        graph = owners[graph].graph
+    return found
+
+
+def _loads_after(model: ir.Model, decided: list[Decided]) -> bool:
+    """Whether ranks and types still fit when these are resolved, as runtimes ask; or did not before either."""
+    copy = model.clone()
+    twins = dict(zip(_branches(model), _branches(copy), strict=True))
+    _resolve(copy, [(twins[node], taken) for node, taken in decided])
+    return _fits(copy) or not _fits(model)
+
+
+def _fits(model: ir.Model) -> bool:
+    try:
+        onnx.shape_inference.infer_shapes(ir.serde.serialize_model(model), strict_mode=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    return True
 
 
 def _branches(model: ir.Model) -> list[ir.Node]:

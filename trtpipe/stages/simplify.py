@@ -37,7 +37,7 @@ class Simplify(Stage[SimplifySettings]):
 
     name = "simplify"
     produces = "simplified"
-    version = 17
+    version = 18
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def settings(self, request: BuildRequest) -> SimplifySettings:

@@ -5,6 +5,7 @@ import pytest
 from models import model, normal, save
 
 from trtpipe.backends.trt.bisect import with_failing_node
+from trtpipe.backends.trt.error_guide import advice_for
 from trtpipe.errors import BuildError, WorkerCrashed
 
 CHAIN = model(
@@ -52,6 +53,21 @@ def test_the_failing_node_is_found(proto, node, tmp_path):
     message = bisect(builder, proto, tmp_path)
     assert message == f"m.onnx: CHECK failed at 4711; the failing node is {node.name!r} ({node.op_type})"
     assert len(builder.tried) <= 3  # halves of six
+
+
+def test_a_node_in_a_branch_is_found_and_the_advice_is_to_decide_the_branch(tmp_path):
+    proto = onnx.ModelProto()
+    proto.CopyFrom(BRANCH)
+    proto.graph.node[2].name = "If_0"
+    proto.graph.node[2].attribute[0].g.node[0].name = "If_0_then/tanh"
+    unknown = advice_for("some words that no entry has")
+    error = with_failing_node(
+        BuildError("m.onnx: node 'If_0_then/tanh': 5 and 3 dimensions", unknown.remedy),
+        save(proto, tmp_path / "m.onnx"), Builder("Tanh"), tmp_path, "tensorrt-rtx",
+    )  # fmt: skip
+    assert "(Tanh" in error.message or "operator Tanh" in error.message
+    assert "branch of the If 'If_0'" in error.remedy
+    assert "--shapes" in error.remedy
 
 
 def test_what_bodies_read_counts(tmp_path):

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from trtpipe.backends.trt.node_advice import explained, with_lines
 from trtpipe.errors import InputError, StageError, TrtpipeError, WorkerError
-from trtpipe.passes.graph_pass import node_label, owners_of
+from trtpipe.passes.graph_pass import enclosing, node_label, owners_of
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.preflight.onnx_io import load_model, save_model
 
@@ -47,10 +47,11 @@ def with_failing_node(
         lowered: whether the graph was lowered; see ``node_advice.explained``.
     """
     try:
-        nodes = list(_load(model).graph)
+        loaded = _load(model)
     except InputError:  # no readable model, as the error says
         return error
-    message, node = error.message, _named(error.message, nodes)
+    nodes, everything = list(loaded.graph), list(loaded.graph.all_nodes())
+    message, node = error.message, _named(error.message, everything)
     if node is None and model.stat().st_size <= _MOST_BYTES:
         with tempfile.TemporaryDirectory(dir=workdir) as folder:
             fine, failing = _search(error, model, attempt, Path(folder) / model.name, len(nodes))
@@ -60,8 +61,11 @@ def with_failing_node(
             message = f"{message}; the failing node is {suspects}"
     elif node is not None and not re.search(rf"\b{node.op_type}\b", message):
         message = f"{message}; node {node.name!r} is of operator {node.op_type}"
-    remedy = error.remedy if node is None else explained(error, node, flavor, lowered=lowered)
-    message = with_lines(message, nodes)
+    remedy = error.remedy
+    if node is not None:
+        outer = (each for each in enclosing(node, owners_of(loaded)) if each.op_type == "If")
+        remedy = explained(error, node, flavor, lowered=lowered, branch_of=next(outer, None))
+    message = with_lines(message, everything)
     if isinstance(error, WorkerError):
         return type(error)(message, remedy, error.phase)
     return type(error)(message, remedy)
@@ -134,16 +138,18 @@ def _load(model: Path) -> ir.Model:
 
 
 def _named(message: str, nodes: list[ir.Node]) -> ir.Node | None:
-    """The first node that a message names: in quotes or, if it looks like a name, as a word.
+    """The node that a message names: the first one in quotes, else the one with the longest name that looks like one.
 
     TensorRT extends names: ``Conv_0_12`` and ``Conv_0_OutputLayer`` are parts of ``Conv_0``.
     """
+    named = [node for node in nodes if node.name]
+    if quoted := next((node for node in named if f"'{node.name}'" in message), None):
+        return quoted
     words = re.findall(r"[^\s'\"(),;:]+", message)
-    for node in nodes:
-        name = node.name
-        if not name:
-            continue
-        begins_one = any(word == name or word.startswith(f"{name}_") for word in words)
-        if f"'{name}'" in message or (begins_one and re.search(r"[\d/_.]", name)):
-            return node
-    return None
+    begun = [
+        node
+        for node in named
+        if re.search(r"[\d/_.]", str(node.name))
+        and any(word == node.name or word.startswith(f"{node.name}_") for word in words)
+    ]
+    return max(begun, key=lambda node: len(str(node.name)), default=None)

@@ -55,15 +55,23 @@ _BY_OPERATOR: Mapping[str, str] = MappingProxyType(
 _NEEDS: Mapping[str, str] = MappingProxyType({"ScatterElements": "reduction", "ScatterND": "reduction"})
 
 
-def explained(error: StageError, node: ir.Node, flavor: Flavor, *, lowered: bool) -> str:
+def explained(
+    error: StageError, node: ir.Node, flavor: Flavor, *, lowered: bool, branch_of: ir.Node | None = None
+) -> str:
     """The remedy of ``error`` for the node that causes it.
 
     Args:
         lowered: whether the graph was lowered, so that keeping the node in float32 may help.
+        branch_of: the If in one of whose branches the node lies.
     """
     if (own := _own_advice(node, flavor)) is not None:
         return own
     advice = advice_behind(error.remedy)
+    if branch_of is not None and advice is not None and not advice.cause:
+        return (
+            f"the node lies in a branch of the If {branch_of.name!r}: give the size or value that decides which one is "
+            "taken the same min, opt and max (--shapes INPUT:VALUE for a value), and the other is not built"
+        )
     if lowered and node.name and (advice is None or advice.of_types) and _in_few_bits(node):
         return f"{error.remedy}; or keep the node in float32: --keep {node.name!r}"
     return error.remedy
