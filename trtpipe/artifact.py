@@ -41,7 +41,7 @@ class Record(BaseModel):
 
     SCHEMA: ClassVar[int] = 2
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", defer_build=True)
 
     def write(self, path: Path) -> None:
         """Write as indented JSON with sorted keys: equal records give equal bytes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trtpipe.api.inspection import Inspection, inspect
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.compatibility import obstacles
 from trtpipe.config.target import find_target
@@ -14,6 +13,7 @@ from trtpipe.errors import HostError, InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trtpipe.api.inspection import Inspection
     from trtpipe.config.job import Job
 
 
@@ -40,6 +40,8 @@ def undamaged(plan_file: Path) -> Inspection:
     Raises:
         InputError: it is cut short, or the file beside it is of another one.
     """
+    from trtpipe.api.inspection import inspect  # every record there is, of which a build needs a few
+
     found = inspect(plan_file)
     if found.notes:
         raise InputError(f"{plan_file}: {found.notes[0]}", "build it again, or copy both files of it")

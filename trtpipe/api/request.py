@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from trtpipe.api.arguments import DEFAULTS, BuildArguments, takes
-from trtpipe.api.inspection import inspect
 from trtpipe.backends.base import load_backend
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.config.job import Job, Role
@@ -128,7 +127,7 @@ def requested(
         feeds: dict[Role, Feeds] = {}
         recipe = recipe_from({"recipe": request.get("recipe")})
         profile = profile_from(request)
-        recorded = {} if built is None else inspect(built).built_as()
+        recorded = {} if built is None else _built_as(built)
         if usual is not None:
             recorded.setdefault("precision", usual)
         changes = {name: recorded[name] for name in recorded if name not in profile.model_fields_set}
@@ -139,6 +138,13 @@ def requested(
         second = recipe.evaluation or recipe.data
         request["eval_data"] = _held_data("evaluation-data", eval_data, second, feeds, stack, progress)
         yield replace(make_job(_held_model(source, stack), engines=engines, **request), feeds=feeds)
+
+
+def _built_as(built: Path) -> dict[str, object]:
+    """Fields of the profile that a finished file settles."""
+    from trtpipe.api.inspection import inspect  # it knows every file that trtpipe writes, of which builds need few
+
+    return inspect(built).built_as()
 
 
 def profile_from(request: BuildArguments) -> DeploymentProfile:
