@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -138,6 +139,12 @@ class TestGlobalOptions:
         monkeypatch.setenv("TRTPIPE_CACHE_DIR", str(tmp_path / "environment"))
         assert "environment" in CliRunner().invoke(root, ["cache", "list"]).stdout
         assert "option" in CliRunner().invoke(root, ["cache", "list", "--cache-dir", str(tmp_path / "option")]).stdout
+
+    def test_log_file_that_is_a_pipe_without_a_reader(self, run: Run, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "log")
+        result = run("cache", "list", "--log-file", tmp_path / "log")
+        assert result.exit_code == 2
+        assert "a pipe that nobody reads" in result.stderr
 
     def test_log_file_that_cannot_be_opened(self, run: Run, tmp_path: Path) -> None:
         result = run("cache", "list", "--log-file", tmp_path / "nowhere" / "log")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.paths import path_of
 from trtpipe.regression.bundle import Build, entries, read_build
@@ -42,7 +42,7 @@ class RangeMove(Record):
     octaves: float
 
 
-class BuildDiff(Summarized, Record):
+class BuildDiff(Summarized, PublicRecord):
     """What differs between two builds; equal things are left out.
 
     Attributes:
