@@ -4,7 +4,7 @@
 #   make demo   build the digits example: from PyTorch to verified int8 engines
 #   make farm-demo  build a matrix on Ray over an S3 server, both started here, and kill a worker in the middle
 #   make test   run the tests
-#   make lint   run the linter, the formatter's check and the type checker
+#   make lint   run the linter, the formatter's check, the type checker, and the linter of the Dockerfile
 #   make dist   build the wheel, the source archive and the SBOM; equal sources give equal bytes
 #   make lock   write the hashed locks in requirements/ anew, after a change of constraints.txt
 #   make audit  look the locked packages up among known vulnerabilities
@@ -55,10 +55,11 @@ farm-demo: $(STAMP)
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(STAMP)
+lint: $(STAMP) $(TOOLS_STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(TOOLS)/bin/hadolint Dockerfile
 
 dist: $(STAMP) $(TOOLS_STAMP)
 	$(VENV)/bin/python tools/make_dist.py dist
