@@ -98,7 +98,7 @@ class Provenance(Record):
             f"{SCRIPT_HEAD}{_comment(self.source)} again{state}.",
             f"# Made {self.created} with Python {self.machine['python']}.",
             "# Run it in the folder that its paths are relative to. Engines are never the same bytes twice, all else",
-            f"# is: trtpipe diff shows what differs. The versions that were used, beside trtpipe {self.trtpipe} itself:",
+            f"# is: trtpipe diff shows what differs. The versions that were used beside trtpipe {self.trtpipe}:",
             f"#   python3 -m pip install {_comment(pins)}",
             "set -eu",
         ]
