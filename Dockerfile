@@ -14,6 +14,8 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY requirements/ requirements/
+COPY calib/ calib/
+COPY profiles/ profiles/
 COPY trtpipe/ trtpipe/
 RUN pip install --require-hashes -r requirements/build.txt \
     && case ",$EXTRAS," in \
@@ -22,7 +24,7 @@ RUN pip install --require-hashes -r requirements/build.txt \
     && pip install --no-build-isolation -c constraints.txt ".[$EXTRAS]" \
     && useradd --create-home --uid 1000 builder
 
-USER builder
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["trtpipe"]
 CMD ["--help"]

@@ -4,7 +4,8 @@
 #   make demo   build the digits example: from PyTorch to verified int8 engines
 #   make farm-demo  build a matrix on Ray over an S3 server, both started here, and kill a worker in the middle
 #   make test   run the tests
-#   make lint   run the linter, the formatter's check and the type checker
+#   make lint   run the linter, the formatter's check, the type checker, and the linter of the Dockerfile
+#   make site   build the documentation as a site, strictly, into build/site
 #   make dist   build the wheel, the source archive and the SBOM; equal sources give equal bytes
 #   make lock   write the hashed locks in requirements/ anew, after a change of constraints.txt
 #   make audit  look the locked packages up among known vulnerabilities
@@ -19,7 +20,7 @@ STAMP = $(VENV)/.installed
 TOOLS_STAMP = $(TOOLS)/.installed
 INSTALL = -m pip install --require-hashes -r
 
-.PHONY: venv demo farm-demo test lint dist lock audit clean
+.PHONY: venv demo farm-demo test lint site dist lock audit clean
 
 venv: $(STAMP)
 
@@ -55,10 +56,14 @@ farm-demo: $(STAMP)
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(STAMP)
+lint: $(STAMP) $(TOOLS_STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(TOOLS)/bin/hadolint Dockerfile
+
+site: $(STAMP)
+	$(VENV)/bin/python tools/make_site.py
 
 dist: $(STAMP) $(TOOLS_STAMP)
 	$(VENV)/bin/python tools/make_dist.py dist

@@ -48,12 +48,15 @@ if TYPE_CHECKING:
     from trtpipe.remote.folder import FolderBucket
     from trtpipe.remote.objects import ObjectBucket
     from trtpipe.runtime.cpu import GraphSession
+    from trtpipe.stages.calibrate import Calibrate
+    from trtpipe.stages.compile import Compile
     from trtpipe.stages.evaluate import Evaluate
     from trtpipe.stages.export import Export
     from trtpipe.stages.lower import Lower
     from trtpipe.stages.observe import Observe
     from trtpipe.stages.observe_shards import ObserveFromShards, ObserveShard
     from trtpipe.stages.sensitivity import MeasureSensitivity
+    from trtpipe.stages.simplify import Simplify
     from trtpipe.stages.stage import Noting, Stage
     from trtpipe.views.live import RichProgress
 
@@ -79,7 +82,7 @@ if TYPE_CHECKING:
     buckets: tuple[type[Bucket], ...] = (FolderBucket, ObjectBucket)
     workers: tuple[type[Workers], ...] = (LocalWorkers, RayWorkers)
     sources: tuple[type[Source], ...] = (FactorySource, ModuleSource, OnnxSource, Pt2Source)
-    noting: tuple[type[Noting], ...] = (Export, Lower, Observe)
+    noting: tuple[type[Noting], ...] = (Calibrate, Compile, Export, Lower, Observe, Simplify)
     sessions: tuple[type[Session], ...] = (EngineSession, GraphSession)
     seals: tuple[type[Seal], ...] = (Mac, UserKey)
     recorders: tuple[type[OutputRecorder], ...] = (Recording,)

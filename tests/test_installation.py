@@ -36,13 +36,13 @@ def interpreter(version: str) -> Path | None:
     return None
 
 
-def done(*words: str | Path, folder: Path) -> str:
-    """Standard output of a command that has to succeed, of whose environment nothing leads to this checkout."""
+def done(*words: str | Path, folder: Path, code: int = 0) -> str:
+    """What a command prints that has to end with ``code``, of whose environment nothing leads to this checkout."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TRTPIPE"))}
     variables["TRTPIPE_CACHE_DIR"] = str(folder / "cache")
     found = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, f"{words}\n{found.stdout}{found.stderr}"
-    return found.stdout
+    assert found.returncode == code, f"{words}\n{found.stdout}{found.stderr}"
+    return found.stderr if code else found.stdout
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,7 @@ def test_an_empty_environment_of_its_own(programs: Path, tmp_path: Path) -> None
     options = ("--fp16", "--backend", "null", "--target", "sm89", "-o", "out")
     assert "result: out" in done(trtpipe, "build", model, *options, folder=tmp_path)
     done(trtpipe, "report", "out", folder=tmp_path)
+    assert "pip install 'torch>=" in without_torch(trtpipe, tmp_path)
     assert (tmp_path / "out" / "report.html").is_file()
 
 
@@ -89,3 +90,11 @@ def test_pipx(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PIPX_BIN_DIR", str(tmp_path / "bin"))
     done(pipx, "install", wheel, folder=tmp_path)
     assert "build" in done(tmp_path / "bin" / "trtpipe", "--help", folder=tmp_path)
+    assert "pipx inject trtpipe 'torch>=" in without_torch(tmp_path / "bin" / "trtpipe", tmp_path)
+
+
+def without_torch(trtpipe: Path, folder: Path) -> str:
+    """What is said of a PyTorch source where torch is not installed."""
+    (folder / "net.py").write_text("import torch\n\ndef net(): return torch.nn.ReLU(), torch.ones(1)\n")
+    options = ("--fp16", "--backend", "null", "--target", "sm89", "-o", "out")
+    return done(trtpipe, "build", "net.py:net", *options, folder=folder, code=6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 yaml = pytest.importorskip("yaml")
+
+_TOOLS = Path(f"{sys.prefix}-tools", "bin", "hadolint")
+HADOLINT = shutil.which("hadolint") or (_TOOLS if _TOOLS.exists() else None)
 
 #: A program that writes its words to a file, and ends with the code that the environment gives for its first word.
 STUB = """#!/bin/sh
@@ -124,12 +128,41 @@ class TestHook:
 
 def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    ignored, copied = (ROOT / ".dockerignore").read_text(encoding="utf-8").split(), []
     for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE):
         for name in line.split():
             assert (ROOT / name).exists()
             assert f"!{name}" in ignored
-    assert re.search(r"^USER (?!root)", text, re.MULTILINE)
+            copied.append(ROOT / name)
+    links = [link for folder in copied for link in folder.rglob("*") if link.is_symlink()]
+    assert links, "recipes and profiles that come along"
+    for link in links:
+        assert any(link.resolve().is_relative_to(folder) for folder in copied), f"{link} leads out of the image"
+    assert re.search(r"^USER [1-9]\d*$", text, re.MULTILINE), "a number, which says that it is not root"
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="needs hadolint, which is in the environment of make lint")
+def test_the_dockerfile_is_linted() -> None:
+    words = [str(HADOLINT), "--no-color", "Dockerfile"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_dockerfile_s_commands_do_what_the_extras_say(tmp_path: Path) -> None:
+    """Each RUN by the shell that docker takes, with a pip that takes notes."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
+    (script,) = re.findall(r"^RUN (.*)$", text, re.MULTILINE)
+    for name in ("pip", "useradd"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "{name} $*" >> "$NOTES"\n')
+        (tmp_path / name).chmod(0o755)
+    for extras, cpu in (("torch,rtx,images", True), ("images", False), ("torch-tensorrt", False)):
+        notes = tmp_path / f"{extras}.txt"
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NOTES": str(notes), "EXTRAS": extras}
+        subprocess.run(["/bin/sh", "-c", script], env=environment, check=True)
+        said = notes.read_text().splitlines()
+        assert any("download.pytorch.org/whl/cpu" in line for line in said) == cpu
+        assert f"pip install --no-build-isolation -c constraints.txt .[{extras}]" in said
+        assert said[-1].startswith("useradd")
 
 
 def test_the_dockerfile_s_extras_exist() -> None:

@@ -19,12 +19,18 @@ import numpy as np
 import onnx
 import pytest
 from models import model, normal, run, save
+from pydantic import BaseModel
 
 import trtpipe
 from trtpipe.api.arguments import MEANINGS, BuildArguments, CommonArguments, ModelArguments, PackageArguments
+from trtpipe.artifact import PublicRecord
 
 STUB = Path(trtpipe.__file__).with_suffix(".pyi")
 FUNCTIONS = [name for name in trtpipe.__all__ if inspect.isfunction(getattr(trtpipe, name))]
+
+
+def is_record(value: object) -> bool:
+    return inspect.isclass(value) and issubclass(value, BaseModel)
 
 
 def listed() -> list[tuple[str, str]]:
@@ -62,6 +68,17 @@ class TestNames:
         names: dict[str, object] = {}
         exec("from trtpipe import *", names)
         assert set(names) - {"__builtins__"} == set(trtpipe.__all__)
+
+    @pytest.mark.parametrize("name", [name for name in trtpipe.__all__ if is_record(getattr(trtpipe, name))])
+    def test_values_that_are_no_record_are_our_error(self, name: str) -> None:
+        record = getattr(trtpipe, name)
+        assert issubclass(record, PublicRecord)
+        for wrong in ("{", "[]", '{"no_such_key": 1}'):
+            with pytest.raises(trtpipe.InputError, match=name) as caught:
+                record.model_validate_json(wrong)
+            assert caught.value.remedy
+        with pytest.raises(trtpipe.InputError, match=name):
+            record.model_validate({"no_such_key": 1})
 
     def test_an_unknown_one_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="module 'trtpipe' has no attribute 'bulid'"):

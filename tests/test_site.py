@@ -7,6 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def module(path: str) -> ModuleType:
@@ -48,15 +52,52 @@ def test_the_navigation_has_every_page_once() -> None:
     assert sorted(pages) == sorted(wanted)
 
 
-@pytest.mark.slow
-def test_it_builds_without_a_warning_and_a_browser_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built without a warning."""
     pytest.importorskip("zensical", reason="pip install '.[docs]'")
-    module("tools/make_site.py").stage(tmp_path / "build" / "site-pages")
-    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    folder = tmp_path_factory.mktemp("site")
+    module("tools/make_site.py").stage(folder / "build" / "site-pages")
+    shutil.copy(ROOT / "mkdocs.yml", folder)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    pages = list((tmp_path / "build" / "site").rglob("*.html"))
+    return folder / "build" / "site"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_it_is_searched_without_a_network(site: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    asked: list[str] = []
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server,
+        playwright.sync_playwright() as running,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(f"{address}docs/start.html", wait_until="networkidle")
+        tab.keyboard.press("Control+k")
+        tab.locator("input:visible").first.wait_for()
+        tab.keyboard.type("percentile")
+        tab.get_by_text(re.compile(r"\d+ results")).wait_for(timeout=20_000)
+        browser.close()
+        server.shutdown()
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_browser_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
     assert len(pages) > 30
     loads = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=\"(https?://[^\"]*)\"")
     assert {url for page in pages for url in loads.findall(page.read_text(encoding="utf-8"))} == set()

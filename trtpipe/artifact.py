@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json
 
 from trtpipe.digest import sha256_file, sha256_json, unique_keys
 from trtpipe.durable import read_bounded
@@ -17,6 +17,7 @@ from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Self
 
     #: input or output name -> array
     Feed: TypeAlias = dict[str, np.ndarray]
@@ -109,7 +110,7 @@ class Record(BaseModel):
             raise InputError(f"{path}: holds no JSON object ({expected})", "give the right file")
         _check_version(content.pop(VERSION_KEY, None), cls, path)
         try:
-            return cls.model_validate_json(json.dumps(content))  # in Python values, a list would be no tuple
+            return TypeAdapter(cls).validate_json(json.dumps(content))  # in Python values, a list would be no tuple
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "document"
@@ -146,7 +147,42 @@ def _texts(value: object) -> Iterator[str]:
             yield from _texts(item)
 
 
-class TensorSpec(Record):
+class PublicRecord(Record):
+    """A record that public functions return, or take: InputError says what is wrong with values that are to become one.
+
+    pydantic's own error stays where trtpipe reads what trtpipe wrote: messages of child processes, the store.
+    """
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """As pydantic's, with our error."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise cls.complaint(obj, error) from error
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic's, with our error."""
+        try:
+            return super().model_validate_json(json_data, **options)
+        except ValidationError as error:
+            try:
+                given = from_json(json_data)
+            except ValueError:
+                given = None
+            raise cls.complaint(given, error) from error
+
+    @classmethod
+    def complaint(cls, given: Any, error: ValidationError) -> InputError:
+        """What is wrong with ``given``, as the error of its validation says."""
+        first = error.errors()[0]
+        field = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+        message = f"{cls.__name__}: {field and f'{field}: '}{first['msg']}"
+        return InputError(message, f"give what to_dict or to_json of a {cls.__name__} returned")
+
+
+class TensorSpec(PublicRecord):
     """One graph input or output.
 
     Attributes:
@@ -165,7 +201,7 @@ class TensorSpec(Record):
         return f"{self.name}: {self.dtype}[{dims}]"
 
 
-class IOContract(Record):
+class IOContract(PublicRecord):
     """The ordered inputs and outputs that no stage may change silently."""
 
     inputs: tuple[TensorSpec, ...]

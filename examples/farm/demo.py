@@ -3,7 +3,7 @@
 A real S3 server (SeaweedFS), Ray with two workers, and a matrix of four cells, in the middle of which a worker is
 killed. It has to end with every cell built and nothing damaged, and a second, empty machine has to build nothing.
 
-Needs: pip install 'trtpipe[farm,store,farm-tests]' (and rtx, for real engines).
+Needs: pip install '.[farm,store,farm-tests]' in the clone (and rtx, for real engines).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def with_packages(monkeypatch: pytest.MonkeyPatch, *needs: Requirement) -> None:
     """Let trtpipe need these packages and no others."""
-    monkeypatch.setattr(doctor, "requirements", lambda _: needs)
+    monkeypatch.setattr(doctor, "requirements", lambda: needs)
 
 
 def stage(found: Diagnosis, name: str) -> doctor.StageState:

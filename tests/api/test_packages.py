@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from models import normal, run
+from models import model, normal, run, save
 from world import content
 
 import trtpipe
 from trtpipe.artifact import FileEntry
+from trtpipe.config.audio_transform import AudioTransform
 from trtpipe.delivery.reader import Package
+from trtpipe.delivery.record import SCHEMA
 from trtpipe.errors import InputError, RecipeError
 from trtpipe.pipeline.ownership import held
 from trtpipe.reference.pytorch_outputs import load_reference
@@ -148,6 +150,24 @@ def test_images_have_to_become_what_the_model_takes(
     assert not (tmp_path / "pkg").exists()
 
 
+@pytest.mark.parametrize(("audio", "fits"), [({"bands": 4}, True), ({"bands": 5}, False), ({}, False)])
+def test_sounds_have_to_become_what_the_model_takes(tmp_path: Path, audio: dict[str, Any], fits: bool) -> None:
+    net = model("(float[n,4,t] x) => (float[n,4,t] y) { y = Relu(x) }")
+    shapes = {"x": trtpipe.ShapeRange(min=(1, 4, 2), opt=(1, 4, 25), max=(2, 4, 50))}
+    trtpipe.build(
+        save(net, tmp_path / "net.onnx"), tmp_path / "out",
+        profile=trtpipe.DeploymentProfile(backend="null", targets=("sm89",), shapes=(shapes,)),
+        settings=trtpipe.Settings(cache_dir=tmp_path / "cache"),
+    )  # fmt: skip
+    words = trtpipe.ModelDescription(inputs={"x": {"audio": audio}})
+    if not fits:
+        with pytest.raises(InputError, match=r"inputs\.x\.audio: gives (5|80)x\?"):
+            trtpipe.make_package(tmp_path / "out", tmp_path / "pkg", description=words)
+        return
+    made = trtpipe.make_package(tmp_path / "out", tmp_path / "pkg", description=words)
+    assert made.model.preprocessing[0].audio == AudioTransform(bands=4)
+
+
 def test_bytes_that_a_model_takes_as_they_are_are_not_described_as_normalized(tmp_path: Path) -> None:
     text = (
         '<ir_version: 10, opset_import: ["": 20]> g (uint8[2,3,8,8] x) => (float[2,3,8,8] y) '
@@ -230,14 +250,14 @@ def test_the_list_of_written_files_forgets_what_is_gone(build: Path, tmp_path: P
 def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None:
     out = tmp_path / "pkg"
     trtpipe.make_package(build, out)
-    text = (out / "model.json").read_text().replace('"schema": 1', '"schema": 99')
+    text = (out / "model.json").read_text().replace(f'"schema": {SCHEMA}', '"schema": 99')
     with held(out) as folder, folder.staging() as staging:
         (out / "model.json").write_text(text)
         folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
     trtpipe.make_package(build, out)
     found = Package.opened(out)
     found.verify()
-    assert found.model.schema == 1
+    assert found.model.schema == SCHEMA
 
 
 @pytest.mark.parametrize(("name", "earlier"), [("note.txt", False), ("more/note.txt", True), ("model.sig", True)])

@@ -6,6 +6,7 @@ from trtpipe.backends import choice
 from trtpipe.backends.base import Refusal
 from trtpipe.backends.choice import choose_backend, default_targets
 from trtpipe.backends.gpu import Gpu
+from trtpipe.config.requirements import install
 from trtpipe.errors import HostError
 
 
@@ -47,7 +48,7 @@ def test_nothing_that_can_build_here(machine, packages):
     machine(*packages)
     with pytest.raises(HostError, match="no TensorRT is installed that can build here") as caught:
         choose_backend("auto")
-    assert "trtpipe[rtx]" in caught.value.remedy
+    assert install("rtx") in caught.value.remedy
 
 
 def test_what_is_asked_for_is_taken_or_refused(machine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 
 import trtpipe
 from trtpipe.cli.app import EXIT_CODES, SECTIONS, root
-from trtpipe.cli.groups import TopicCommand, TopicOption
+from trtpipe.cli.groups import ExampleGroup, TopicCommand, TopicOption
 from trtpipe.cli.session import Override, Session, profile_of, recipe_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,20 @@ class TestHelp:
                 assert parameter.help, parameter.opts
                 assert parameter.help.endswith("."), parameter.opts
 
-    @pytest.mark.parametrize("name", [name for name in COMMANDS if isinstance(COMMANDS[name], TopicCommand)])
+    @pytest.mark.parametrize("name", ["", *(name for name in COMMANDS if isinstance(COMMANDS[name], ExampleGroup))])
+    def test_every_group_has_examples_of_its_commands(self, name: str) -> None:
+        group = COMMANDS[name] if name else root
+        assert isinstance(group, ExampleGroup)
+        shown = CliRunner().invoke(root, [*name.split(), "--help"]).stdout
+        for example in group.examples:
+            assert f"  {example}\n" in shown
+            _, *words = shlex.split(example)
+            of = " ".join(words[: 1 + len(name.split())])
+            assert of.startswith(name)
+            with click.Context(root, obj=Session()) as context:
+                COMMANDS[of].make_context(of, words[1 + len(name.split()) :], parent=context)
+
+    @pytest.mark.parametrize("name", [name for name in COMMANDS if not isinstance(COMMANDS[name], ExampleGroup)])
     def test_every_command_has_examples_that_it_understands(self, name: str) -> None:
         command = COMMANDS[name]
         assert isinstance(command, TopicCommand)
@@ -138,6 +152,12 @@ class TestGlobalOptions:
         monkeypatch.setenv("TRTPIPE_CACHE_DIR", str(tmp_path / "environment"))
         assert "environment" in CliRunner().invoke(root, ["cache", "list"]).stdout
         assert "option" in CliRunner().invoke(root, ["cache", "list", "--cache-dir", str(tmp_path / "option")]).stdout
+
+    def test_log_file_that_is_a_pipe_without_a_reader(self, run: Run, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "log")
+        result = run("cache", "list", "--log-file", tmp_path / "log")
+        assert result.exit_code == 2
+        assert "a pipe that nobody reads" in result.stderr
 
     def test_log_file_that_cannot_be_opened(self, run: Run, tmp_path: Path) -> None:
         result = run("cache", "list", "--log-file", tmp_path / "nowhere" / "log")

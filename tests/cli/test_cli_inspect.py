@@ -137,7 +137,7 @@ class TestPlots:
 
     @pytest.mark.parametrize("name", ["ranges.json", "statistics.npz"])
     def test_draws_every_tensor(self, run: Run, bundle: Path, tmp_path: Path, name: str) -> None:
-        pytest.importorskip("matplotlib", reason="pictures are an extra: pip install 'trtpipe[plots]'")
+        pytest.importorskip("matplotlib", reason="pictures are an extra")
         result = run("inspect", bundle / name, "--plot", tmp_path / "plots")
         assert result.exit_code == 0
         (picture,) = (tmp_path / "plots").iterdir()

@@ -14,6 +14,7 @@ from models import conv_net, save
 from onnx.parser import parse_model
 
 import trtpipe
+from trtpipe.config.requirements import install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,7 +210,7 @@ class TestCalibrate:
         assert "takes every range from the cache" in result.stderr
 
     def test_plots_of_the_statistics(self, run: Run, simplified: Path, data: Path, tmp_path: Path) -> None:
-        pytest.importorskip("matplotlib", reason="pictures are an extra: pip install 'trtpipe[plots]'")
+        pytest.importorskip("matplotlib", reason="pictures are an extra")
         words = ("calibrate", simplified, "--data", data, "--plot", tmp_path / "plots", "-o", tmp_path / "r.json")
         assert suggested(run(*words))[0] == "lower"
         (picture,) = (tmp_path / "plots").iterdir()
@@ -223,7 +224,7 @@ class TestCalibrate:
         words = ("calibrate", simplified, "--data", data, "--plot", tmp_path / "plots", "-o", tmp_path / "r.json", "-q")
         result = run(*words)
         assert result.exit_code == 6
-        assert "trtpipe[plots]" in result.stderr
+        assert install("plots") in result.stderr
         assert not (tmp_path / "r.json").exists()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement as Reference
 
-from trtpipe.config.requirements import Requirement, parse_requirement, require, requirements
+import trtpipe
+from trtpipe.config.requirements import Requirement, install, parse_requirement, require, requirements
 from trtpipe.errors import HostError
 
 if sys.version_info >= (3, 11):
@@ -61,7 +64,7 @@ class TestLoading:
     def test_a_package_that_is_not_there(self) -> None:
         with pytest.raises(HostError, match="which is not installed") as caught:
             require("no_such_package", "reading", "hdf5")
-        assert caught.value.remedy == "pip install 'trtpipe[hdf5]'"
+        assert caught.value.remedy == install("hdf5")
 
     def test_one_that_is_there_and_does_not_load(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.broken(tmp_path, monkeypatch)
@@ -90,11 +93,65 @@ def test_reads_every_line_of_pyproject_as_packaging_does() -> None:
         assert found == Requirement(reference.name, bound.version)
 
 
-def test_installed_package_lists_the_core_first() -> None:
-    found = requirements("trtpipe")
-    assert {"numpy", "onnx", "click", "torch"} <= {need.name for need in found}
+def test_lists_the_core_first() -> None:
+    found = requirements()
+    assert {"numpy", "onnx", "click", "torch", "obstore"} <= {need.name for need in found}
     assert [need.extra != "" for need in found] == sorted(need.extra != "" for need in found)
 
 
-def test_package_that_is_not_installed_needs_nothing() -> None:
-    assert requirements("no-such-package-anywhere") == ()
+class TestInstall:
+    """Never trtpipe's own name, which is on no index."""
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The package outside of its checkout, in an environment whose folder is returned."""
+        monkeypatch.setattr("trtpipe.__file__", str(tmp_path / "lib" / "trtpipe" / "__init__.py"))
+        monkeypatch.setattr("trtpipe.config.requirements.sys.prefix", str(tmp_path))
+        (tmp_path / "lib").mkdir()
+        return tmp_path
+
+    def says(self, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+        monkeypatch.setattr("trtpipe.config.requirements.metadata.requires", lambda package: list(lines))
+
+    def test_of_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.says(monkeypatch, "numpy", "old>=1; extra == 'torch'")
+        assert re.fullmatch(r"pip install 'torch>=[\d.]+' 'onnxscript>=[\d.]+'", install("torch"))
+
+    @pytest.mark.usefixtures("elsewhere")
+    def test_of_a_wheel(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.says(monkeypatch, "numpy", 'h5py>=3.12; extra == "hdf5"', 'b; python_version > "3" and extra == "hdf5"')
+        assert install("hdf5") == "pip install 'h5py>=3.12' 'b'"
+
+    def test_beside_the_project_of_somebody_else(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (elsewhere / "lib" / "pyproject.toml").write_text("[project]\nname = 'other'\n")
+        self.says(monkeypatch, "a; extra == 'x'")
+        assert install("x") == "pip install 'a'"
+
+    @pytest.mark.parametrize(
+        ("mark", "command"),
+        [("pipx_metadata.json", "pipx inject trtpipe 'a'"), ("uv-receipt.toml", "uv pip install --python {} 'a'")],
+    )
+    def test_in_the_environment_of_a_tool(
+        self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, mark: str, command: str
+    ) -> None:
+        (elsewhere / mark).touch()
+        self.says(monkeypatch, "a; extra == 'x'")
+        assert install("x") == command.format(elsewhere)
+
+    @pytest.mark.usefixtures("elsewhere")
+    def test_without_metadata(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no(package: str) -> list[str]:
+            raise PackageNotFoundError(package)
+
+        monkeypatch.setattr("trtpipe.config.requirements.metadata.requires", no)
+        assert requirements() == ()
+        assert "pyproject.toml" in install("hdf5")
+
+    def test_every_extra_that_a_message_names_is_there(self) -> None:
+        extras = {need.extra for need in requirements()}
+        named = set()
+        for path in Path(trtpipe.__file__).parent.rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"pip install[^\n]*trtpipe\[", text), path
+            named |= set(re.findall(r"""\binstall\(["']([\w-]+)["']\)""", text))
+        assert {"torch", "rtx", "farm", "store"} <= named <= extras

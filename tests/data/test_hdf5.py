@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from trtpipe.data.dataset import Dataset
 
-h5py = pytest.importorskip("h5py", reason="reading HDF5 is an extra: pip install 'trtpipe[hdf5]'")
+h5py = pytest.importorskip("h5py", reason="reading HDF5 is an extra")
 X = np.arange(60, dtype=np.float32).reshape(20, 3)
 M = np.arange(20, dtype=np.int64)
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.requirements import install
 from trtpipe.data.pixels import MAX_PIXELS, load_tensor, require_pillow
 from trtpipe.errors import HostError, InputError, RecipeError
 
@@ -233,4 +234,4 @@ def test_without_pillow_the_remedy_is_the_extra(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(HostError) as error:
         require_pillow()
-    assert error.value.remedy == "pip install 'trtpipe[images]'"
+    assert error.value.remedy == install("images")

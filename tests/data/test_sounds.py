@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import trtpipe
 from trtpipe.config.recipe import AudioSettings, CalibrationRecipe, DataSettings, ImageSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.data.mel import log_mel, mel_filters
-from trtpipe.data.sounds import load_energies
+from trtpipe.data.waves import load_energies
 from trtpipe.errors import InputError
 from trtpipe.regression.baseline import CalibrationData
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from conftest import MakeContract
 
 SHORT = AudioSettings(sample_rate=8000, window=64, hop=32, bands=4)
+PLAIN = SHORT.transform()
 
 
 def write(path: Path, values: np.ndarray, rate: int = 8000, channels: int = 1) -> Path:
@@ -86,36 +88,36 @@ class TestFiles:
         ids=["16 bits", "32 bits", "8 bits"],
     )
     def test_codings_hold_the_same_sound(self, tmp_path: Path, values: np.ndarray) -> None:
-        found = load_energies(write(tmp_path / "a.wav", values), SHORT)
+        found = load_energies(write(tmp_path / "a.wav", values), PLAIN)
         wanted = log_mel(tone(700), 8000, 64, 32, 4, None)
         loud = wanted > wanted.max() - 2  # the rest drowns in the rounding to 8 bits
         np.testing.assert_allclose(found[loud], wanted[loud], atol=0.05)
 
     def test_channels_are_averaged(self, tmp_path: Path) -> None:
         both = np.stack([bits16(tone(700)), np.zeros(800, "<i2")], axis=1)
-        found = load_energies(write(tmp_path / "a.wav", both, channels=2), SHORT)
-        alone = load_energies(write(tmp_path / "b.wav", bits16(tone(700) / 2)), SHORT)
+        found = load_energies(write(tmp_path / "a.wav", both, channels=2), PLAIN)
+        alone = load_energies(write(tmp_path / "b.wav", bits16(tone(700) / 2)), PLAIN)
         np.testing.assert_allclose(found.max(), alone.max(), atol=1e-3)
 
     @pytest.mark.parametrize(("seconds", "frames"), [(None, 25), (0.05, 12), (1.0, 250)])
     def test_length(self, tmp_path: Path, seconds: float | None, frames: int) -> None:
-        settings = SHORT.model_copy(update={"seconds": seconds})
+        settings = replace(PLAIN, seconds=seconds)
         assert load_energies(write(tmp_path / "a.wav", bits16(tone(700))), settings).shape == (4, frames)
 
     def test_mean_std_and_decades(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.wav", bits16(tone(700)))
-        plain = load_energies(path, SHORT)
-        found = load_energies(path, SHORT.model_copy(update={"decades": 1.0, "mean": -4.0, "std": 2.0}))
+        plain = load_energies(path, PLAIN)
+        found = load_energies(path, replace(PLAIN, decades=1.0, mean=-4.0, std=2.0))
         np.testing.assert_allclose(found, (np.maximum(plain, plain.max() - 1) + 4) / 2, rtol=1e-5)
 
     def test_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="sample_rate = 8000"):
-            load_energies(write(tmp_path / "rate.wav", bits16(tone(700)), rate=16000), SHORT)
+            load_energies(write(tmp_path / "rate.wav", bits16(tone(700)), rate=16000), PLAIN)
         (tmp_path / "text.wav").write_text("no sound")
         with pytest.raises(InputError, match=r"text\.wav"):
-            load_energies(tmp_path / "text.wav", SHORT)
+            load_energies(tmp_path / "text.wav", PLAIN)
         with pytest.raises(InputError, match="do not fill a frame"):
-            load_energies(write(tmp_path / "short.wav", bits16(tone(700)[:20])), SHORT)
+            load_energies(write(tmp_path / "short.wav", bits16(tone(700)[:20])), PLAIN)
 
 
 class TestFolder:
@@ -172,7 +174,7 @@ def test_the_recipe_for_whisper_is_the_usual_one_and_gives_3000_frames(tmp_path:
     settings = CalibrationRecipe.load("whisper-mel").data.audio
     assert settings is not None
     assert (settings.sample_rate, settings.window, settings.hop, settings.bands) == (16000, 400, 160, 80)
-    energies = load_energies(write(tmp_path / "a.wav", bits16(tone(700, 1, 16000)), rate=16000), settings)
+    energies = load_energies(write(tmp_path / "a.wav", bits16(tone(700, 1, 16000)), rate=16000), settings.transform())
     assert energies.shape == (80, 3000)
     assert energies.dtype == np.float32
     assert energies.max() - energies.min() == pytest.approx(2.0, abs=1e-5)  # eight decades, over four
@@ -198,5 +200,11 @@ def test_a_build_on_sounds(tmp_path: Path) -> None:
     assert manifest.calibration.preprocessing == SHORT
     package = trtpipe.make_package(tmp_path / "out", tmp_path / "package", samples=str(tmp_path / "sounds"))
     assert package.out is not None
+    (prepared,) = package.model.preprocessing
+    assert prepared.audio == PLAIN
     with np.load(package.out / "reference.npz") as file:
         assert len(file.files) > 0
+    with trtpipe.runtime.load(package.out, "cpu") as loaded:
+        found = loaded(tmp_path / "sounds" / "1.wav")["y"]
+        energies = load_energies(tmp_path / "sounds" / "1.wav", PLAIN)
+        np.testing.assert_array_equal(found, loaded(energies[np.newaxis])["y"])

@@ -24,10 +24,11 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import DeploymentProfile, Tolerance
 from trtpipe.config.target import find_target
+from trtpipe.delivery import record
 from trtpipe.delivery.finish import build, judge, source
 from trtpipe.delivery.finish.common import Failed
 from trtpipe.delivery.finish.engine import Cuda, Engine
-from trtpipe.delivery.handover import hand_over
+from trtpipe.delivery.handover import FINISHED_SCHEMA, SCHEMA, hand_over
 from trtpipe.engine.record import EngineRecord
 from trtpipe.latency.reports import LatencyReport
 
@@ -276,9 +277,14 @@ def test_times_are_those_of_the_events(tmp_path: Path) -> None:
     assert found["parts"]["gpu_compute"]["median"] == pytest.approx(10.0)
     assert found["parts"]["h2d"]["median"] == pytest.approx(2.0)
     assert found["median"] == pytest.approx(14.0)
-    document = {"schema_version": 3, "machine": {"cpu": "x"}, "measurements": [found]}
-    (tmp_path / "latency.json").write_text(json.dumps(document))
+    (tmp_path / "latency.json").write_text(json.dumps(build.latency_report(found)))
     assert LatencyReport.read(tmp_path / "latency.json").measurements[0].p99 == pytest.approx(14.0)
+
+
+def test_its_files_have_the_schemas_that_are_read() -> None:
+    assert (build.MODEL_SCHEMA, build.JOB_SCHEMA, build.FINISHED_SCHEMA) == (record.SCHEMA, SCHEMA, FINISHED_SCHEMA)
+    assert (build.RECORD_SCHEMA, build.PARITY_SCHEMA) == (EngineRecord.SCHEMA, ParityReport.SCHEMA)
+    assert build.LATENCY_SCHEMA == LatencyReport.SCHEMA
 
 
 def test_percentiles_are_trtexec_s() -> None:

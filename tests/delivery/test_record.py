@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from packages import FILES, record
 
+from trtpipe.config.audio_transform import AudioTransform
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.limits import OutputLimits
 from trtpipe.config.profile import OutputTolerance
-from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.recipe import AudioSettings, ImageSettings
 from trtpipe.delivery.record import SCHEMA, FileDigest, Graph, Model, Plan, Postprocessing, Preprocessing
 from trtpipe.errors import InputError
 
@@ -118,7 +119,24 @@ def test_every_field_is_required_or_has_a_default_that_is_its_own() -> None:
 def test_plain_data_has_the_fields_of_what_users_write() -> None:
     """The runtime reads these without pydantic; what a recipe or a profile gains has to be read there too."""
     assert {each.name for each in fields(ImageTransform)} == set(ImageSettings.model_fields) - {"input"}
+    assert {each.name for each in fields(AudioTransform)} == set(AudioSettings.model_fields) - {"input"}
+    assert AudioSettings().transform() == AudioTransform()
     assert {each.name for each in fields(OutputLimits)} == set(OutputTolerance.model_fields)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"hop": 0}, {"window": 1}, {"seconds": 0.0}, {"seconds": 1e9}, {"decades": 0.0}, {"std": 0.0}, {"bands": -1}],
+)
+def test_a_preparation_that_no_sound_can_have_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="|".join(values)):
+        AudioTransform(**values)  # type: ignore[arg-type]
+
+
+def test_an_input_is_made_of_images_or_of_sounds() -> None:
+    for image, audio in ((None, None), (ImageTransform(), AudioTransform())):
+        with pytest.raises(ValueError, match="image or audio"):
+            Preprocessing("x", image, audio=audio)
 
 
 @pytest.mark.parametrize("settings", [{}, {"channels": "L"}, {"resize": (8, 9), "mean": (1, 2, 3), "std": (4, 5, 6)}])

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tampering import check
 from trust import authority, certificate, pem, signed_package, write
 
+from trtpipe.config.requirements import install
 from trtpipe.delivery.policy import TrustPolicy
 from trtpipe.delivery.signing import SigningKey
 from trtpipe.delivery.tokens import TokenUri
@@ -161,4 +162,4 @@ def test_without_the_package_the_extra_is_named(tmp_path: Path) -> None:
         "except HostError as error: print(error.message, '|', error.remedy)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("| pip install 'trtpipe[pkcs11]'")
+    assert done.stdout.strip().endswith(f"| {install('pkcs11')}")

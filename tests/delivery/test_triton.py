@@ -10,6 +10,7 @@ import onnx
 import pytest
 from delivery.repositories import batched, changed, judged, laid_out, packaged, tritonserver
 
+from trtpipe.config.audio_transform import AudioTransform
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.triton import TritonSettings
 from trtpipe.delivery.record import Encryption, FileDigest, Postprocessing, Preprocessing, Range, Tensor
@@ -64,6 +65,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "images_of_batch_4": (
         {**FIXED, "inputs": (Tensor("x", "float32", (4, 3, 8, 8)),), "preprocessing": IMAGES}, {"preprocessing": True},
     ),
+    "sounds": ({"inputs": (Tensor("x", "float32", ("N", 80, None)),), "profiles": (), "targets": (),
+                "preprocessing": (Preprocessing("x", audio=AudioTransform()),)},
+               {"preprocessing": True, "backend": "onnxruntime"}),
     "images_and_labels": ({"preprocessing": IMAGES, "postprocessing": SCORES,
                            "inputs": (Tensor("x", "float32", ("N", 3, 8, 8)), Tensor("k", "int32", ("N", 1))),
                            "profiles": ({**batched(), "k": Range((1, 1), (2, 1), (8, 1))},)}, {"preprocessing": True}),
@@ -104,7 +108,7 @@ def test_a_real_server_takes_every_configuration(tmp_path: Path) -> None:
         wanted |= set(found.models)
     taken, refused = judged(tmp_path / "repository")
     assert refused == {}
-    ensembles = {name for name in wanted if name.endswith("_images")}
+    ensembles = {name for name in wanted if name.endswith(("_images", "_sounds"))}
     assert len(wanted) > len(KINDS) > 35
     assert taken == wanted - ensembles, "an ensemble is not loaded before its models are"
 
@@ -196,6 +200,13 @@ def test_images_go_through_a_python_model_and_an_ensemble(tmp_path: Path) -> Non
     assert 'platform: "ensemble"' in text
     assert text.index('model_name: "images_preprocess"') < text.index('model_name: "images"')
     assert "images_preprocess/1/transform.json" in found.files
+
+
+def test_sounds_go_the_same_way(tmp_path: Path) -> None:
+    found = made("sounds", tmp_path / "a")
+    assert found.models == ("sounds", "sounds_preprocess", "sounds_sounds")
+    assert 'input_map { key: "SOUND" value: "SOUND" }' in " ".join(config(found, "sounds_sounds").split())
+    assert not any("pillow" in note for note in found.notes)
 
 
 def test_a_fixed_batch_takes_as_many_images(tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
 import sys
-from dataclasses import asdict
+import wave
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,8 +14,12 @@ import numpy as np
 import pytest
 
 import trtpipe.delivery.triton
+from trtpipe.config.audio_transform import AudioTransform
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.data.pixels import load_tensor
+from trtpipe.data.waves import load_energies
+from trtpipe.delivery.record import Preprocessing
+from trtpipe.delivery.schema import to_text
 
 PIL = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 TRANSFORM = ImageTransform(resize=(8, 6), channels="BGR", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -41,7 +44,7 @@ class Server(ModuleType):
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", Server("triton_python_backend_utils"))
     source = Path(trtpipe.delivery.triton.__file__).with_name("triton_preprocess.py")
     spec = importlib.util.spec_from_file_location("model", source)
@@ -50,11 +53,14 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (tmp_path / "1").mkdir()
-    content = {"input": "x", "raw": False, "image": asdict(TRANSFORM)}
-    (tmp_path / "1" / "transform.json").write_text(json.dumps(content))
-    made = module.TritonPythonModel()
-    made.initialize({"model_repository": str(tmp_path), "model_version": "1"})
-    return made
+
+    def started(wanted: Preprocessing) -> Any:
+        (tmp_path / "1" / "transform.json").write_text(to_text(wanted))
+        made = module.TritonPythonModel()
+        made.initialize({"model_repository": str(tmp_path), "model_version": "1"})
+        return made
+
+    return started
 
 
 def png(seed: int) -> bytes:
@@ -62,6 +68,24 @@ def png(seed: int) -> bytes:
     stream = io.BytesIO()
     PIL.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+@pytest.fixture
+def model(started: Any) -> Any:
+    return started(Preprocessing("x", TRANSFORM))
+
+
+def test_sounds_become_what_calibration_makes_of_them(started: Any) -> None:
+    transform = AudioTransform(sample_rate=8000, window=64, hop=32, bands=4)
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(np.random.default_rng(0).integers(-999, 999, 800, np.int16).tobytes())
+    files = np.array([stream.getvalue()], object)
+    (response,) = started(Preprocessing("x", audio=transform)).execute([{"SOUND": files}])
+    ((name, value),) = response.tensors
+    assert (name, value.shape) == ("x", (1, 4, 25))
+    np.testing.assert_array_equal(value[0], load_energies(Path("x"), transform, io.BytesIO(files[0])))
 
 
 def test_images_become_what_calibration_makes_of_them(model: Any) -> None:

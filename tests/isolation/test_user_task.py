@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from trtpipe.config.requirements import install
 from trtpipe.config.settings import Settings
 from trtpipe.config.source import FactorySource
-from trtpipe.errors import InputError, UserCodeError
+from trtpipe.errors import HostError, InputError, UserCodeError
 from trtpipe.exporter.request import ExportReply, TorchRequest
 from trtpipe.isolation import fork_client
 from trtpipe.isolation.fork_client import ForkServer, user_server
@@ -70,6 +71,17 @@ def test_another_environment_gets_another_server(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # read by libraries when they are loaded
     export(tmp_path, "assert torch.get_num_threads() == 1")
     assert server_of_tasks() != first
+
+
+def test_where_torch_is_missing_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server cannot import it either, and lives on: the child says what is missing."""
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
+    monkeypatch.syspath_prepend(tmp_path / "without")
+    monkeypatch.setenv("ANOTHER_SERVER", "1")
+    with pytest.raises(HostError, match="needs the package 'torch'") as caught:
+        export(tmp_path, "pass")
+    assert install("torch") in caught.value.remedy
 
 
 def test_the_folder_is_that_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

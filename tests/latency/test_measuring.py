@@ -198,7 +198,7 @@ def test_good_figures_have_no_notes():
         (part(enqueue=times(8.5)) | {"cuda_graph": True}, r"launching kernels \(8.5 ms\) on the host$"),
         (part(h2d=times(10.0)), r"copies into the GPU \(10 ms\)"),
         (part(d2h=times(11.0)), r"copies out of the GPU \(11 ms\)"),
-        ({"before": None, "after": None}, r"clocks were not read: pip install 'trtpipe\[gpu\]'"),
+        ({"before": None, "after": None}, r"clocks were not read: pip install 'nvidia-ml-py>="),
         ({"after": state(throttled=("power cap",))}, r"throttled: power cap"),
         ({"before": state(throttled=("temperature",))}, r"throttled: temperature"),
         ({"after": state(sm_mhz=1500)}, r"clock fell from 2000 to 1500 MHz"),

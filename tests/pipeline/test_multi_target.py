@@ -76,6 +76,17 @@ class TestShared:
         compiled(new_world, heard_all, new_world.job(targets=["sm89"]))
         assert backend.asked == [tuple(TARGETS), ("sm89",)]
 
+    def test_what_the_builder_says_is_said_once_and_again_where_nothing_is_built(
+        self, new_world, heard_all, backend, monkeypatch
+    ):
+        build = backend.build
+        said = {"warnings": ("be careful",), "notes": ("differs",)}
+        monkeypatch.setattr(backend, "build", lambda *args: build(*args).model_copy(update=said))
+        for count in (1, 2):
+            compiled(new_world, heard_all, new_world.job(targets=TARGETS))
+            assert heard_all.notes == [f"sm86, sm89, sm120: {text}" for text in ("null: be careful", "differs")] * count
+        assert len(backend.asked) == 1
+
     def test_where_one_fails_each_gets_its_own(self, new_world, heard_all, backend):
         backend.bad.add("sm89")
         steps = compiled(new_world, heard_all, new_world.job(targets=TARGETS))

@@ -39,7 +39,7 @@ def test_thresholds_are_those_of_the_methods() -> None:
 
 
 def test_one_picture_a_tensor(statistics: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="plots are an extra: pip install 'trtpipe[plots]'")
+    pytest.importorskip("matplotlib", reason="plots are an extra")
     from PIL import Image
 
     paths = plot_statistics(statistics, tmp_path / "plots")
@@ -56,7 +56,7 @@ def test_one_picture_a_tensor(statistics: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_tensor(statistics: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="plots are an extra: pip install 'trtpipe[plots]'")
+    pytest.importorskip("matplotlib", reason="plots are an extra")
     with pytest.raises(InputError, match="no tensor 'y'"):
         plot_statistics(statistics, tmp_path / "plots", ["y"])
     assert not (tmp_path / "plots").exists()

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import wave
+
 import numpy as np
 import pytest
 from packages import record
 
+from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.image_transform import ImageTransform
-from trtpipe.config.recipe import DataSettings, ImageSettings
+from trtpipe.config.recipe import AudioSettings, DataSettings, ImageSettings
 from trtpipe.data.dataset import open_dataset
 from trtpipe.delivery.record import Preprocessing, Range, Tensor
 from trtpipe.errors import InputError
@@ -47,7 +50,7 @@ def test_an_array_for_the_only_input_and_a_dict_are_the_same() -> None:
         (zeros(0, 3, 8, 8), "input 'x' has shape 0x3x8x8"),
         ([[1.0]], "input 'x': a list is no array"),
         (None, "input 'x': a NoneType is no array"),
-        ("photo.png", "input 'x' takes no image files"),
+        ("photo.png", "input 'x' takes no files"),
         ({}, "input 'x' is not given"),
         ({"x": zeros(2, 3, 8, 8), "z": 1}, "no input 'z'"),
     ],
@@ -117,6 +120,23 @@ def test_arrays_of_torch_in_host_memory_are_taken_without_a_copy() -> None:
         feeder().feed(tensor.half())
 
 
+class TestSounds:
+    def test_are_prepared_exactly_as_for_calibration(self, tmp_path) -> None:
+        audio = AudioSettings(sample_rate=8000, window=64, hop=32, bands=4)
+        path = tmp_path / "a.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes(np.random.default_rng(0).integers(-999, 999, 800, np.int16).tobytes())
+        contract = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=("N", 4, "t")),), outputs=())
+        (sample,) = open_dataset(DataSettings(source=str(tmp_path), audio=audio), contract)
+        inputs = (Tensor("x", "float32", ("N", 4, None)),)
+        given = Feeder(record(inputs=inputs, preprocessing=(Preprocessing("x", audio=audio.transform()),)), [])
+        for content in (path, str(path), path.read_bytes(), [path]):
+            np.testing.assert_array_equal(given.feed(content)["x"], sample.feed["x"])
+        with pytest.raises(InputError, match="sound 0"):
+            given.feed(b"no sound")
+
+
 class TestImages:
     @pytest.fixture
     def folder(self, tmp_path):
@@ -133,8 +153,6 @@ class TestImages:
         return feeder(inputs=inputs, preprocessing=(image,))
 
     def test_are_prepared_exactly_as_for_calibration(self, folder) -> None:
-        from trtpipe.artifact import IOContract, TensorSpec
-
         contract = IOContract(inputs=(TensorSpec(name="x", dtype="float32", shape=("N", 3, 8, 8)),), outputs=())
         settings = DataSettings(source=str(folder), batch=3, image=ImageSettings(**IMAGE))
         (sample,) = open_dataset(settings, contract)

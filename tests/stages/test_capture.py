@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch: pip install 'trtpipe[torch]'")
+torch = pytest.importorskip("torch", reason="needs torch")
 
 from fixtures_stages import run_stage  # noqa: E402
 

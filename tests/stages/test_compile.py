@@ -81,23 +81,23 @@ class TestNull:
         assert caught.value.remedy == "paint it red"
         assert list(workdir.iterdir()) == []
 
-    def test_what_the_builder_says_is_passed_on(self, go, monkeypatch, heard_all):
+    def test_what_the_builder_says_is_passed_on(self, go, monkeypatch):
         build = Null.build
 
         def chatty(*args):
             return build(*args).model_copy(update={"warnings": ("be careful",)})
 
         monkeypatch.setattr(Null, "build", chatty)
-        go(conv_net(), shapes=BATCHES)
-        assert heard_all.notes == ["null: be careful"]
+        draft, _ = go(conv_net(), shapes=BATCHES)
+        assert STAGE.notes(draft.finish(), Inputs()) == ("null: be careful",)
 
-    def test_where_the_engine_differs_is_noted(self, go, monkeypatch, heard_all, table):
+    def test_where_the_engine_differs_is_noted(self, go, monkeypatch):
         build = Null.build
         report = computing(a="Int8").model_copy(update={"separate": ("x_quantize",)})
         monkeypatch.setattr(Null, "build", lambda *args: build(*args).model_copy(update={"report": report}))
-        _, record = go(conv_net(), shapes=BATCHES)
+        draft, record = go(conv_net(), shapes=BATCHES)
         assert record.notes == ("Q/DQ that became kernels of their own: x_quantize",)
-        assert heard_all.notes == ["sm89.plan: Q/DQ that became kernels of their own: x_quantize"]
+        assert STAGE.notes(draft.finish(), Inputs()) == record.notes
 
     def test_it_needs_a_target(self, make_job, table, workdir, heard_all):
         with pytest.raises(InternalError):

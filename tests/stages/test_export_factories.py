@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import onnx
@@ -87,6 +88,16 @@ class TestFactories:
         (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 not really")
         with pytest.raises(InputError, match=r"net\.pt2: not a program saved by torch\.export\.save"):
             load("", function="", module=str(tmp_path / "net.pt2"))
+
+    @pytest.mark.parametrize("spoiled", ["model.json", "archive_format"])
+    def test_a_damaged_pt2_file_is_refused_with_the_cause(self, load, tmp_path, spoiled):
+        torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(2),)), tmp_path / "good.pt2")
+        with ZipFile(tmp_path / "good.pt2") as good, ZipFile(tmp_path / "bad.pt2", "w") as bad:
+            for name in good.namelist():
+                bad.writestr(name, b"odd" if name.endswith(spoiled) else good.read(name))
+        with pytest.raises(InputError, match=r"bad\.pt2: not a program saved by torch\.export\.save: ") as caught:
+            load("", function="", module=str(tmp_path / "bad.pt2"))
+        assert "warnings above" not in caught.value.message
 
     def test_one_example_need_not_be_in_a_tuple(self, load, workdir):
         reply = load("def make(**options): return torch.nn.ReLU(), torch.ones(2, 3)")

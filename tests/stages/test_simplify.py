@@ -15,6 +15,7 @@ from trtpipe.exporter import simplification
 from trtpipe.report.stage_records import SimplifyRecord
 from trtpipe.stages import simplify as stage_module
 from trtpipe.stages.simplify import Simplify, plain
+from trtpipe.stages.stage import Inputs
 
 STAGE = Simplify()
 
@@ -43,22 +44,22 @@ def test_in_a_child_process(go):
 
 @pytest.mark.usefixtures("in_process")
 class TestFallback:
-    def given_up(self, go, heard_all, reason):
+    def given_up(self, go, reason):
         draft, record = go(conv_net())
         assert not record.simplified
-        assert record.notes == (f"onnxsim failed: {reason}",)
-        assert heard_all.warnings == [f"onnxsim failed: {reason}; the unsimplified graph is used"]
+        assert record.warnings == (f"onnxsim failed: {reason}; the unsimplified graph is used",)
+        assert STAGE.warnings(draft.finish(), Inputs()) == record.warnings
         feed = feed_for(conv_net())
         np.testing.assert_allclose(run(onnx.load(draft.path), feed)["y"], run(conv_net(), feed)["y"], rtol=1e-5)
 
-    def test_when_onnxsim_fails(self, go, heard_all, monkeypatch):
+    def test_when_onnxsim_fails(self, go, monkeypatch):
         def explode(proto, **_):
             raise ValueError("odd graph")
 
         monkeypatch.setattr(onnxsim, "simplify", explode)
-        self.given_up(go, heard_all, "onnxsim failed: odd graph")
+        self.given_up(go, "onnxsim failed: odd graph")
 
-    def test_when_it_changes_the_result(self, go, heard_all, monkeypatch):
+    def test_when_it_changes_the_result(self, go, monkeypatch):
         def spoil(path, **_):
             proto = onnx.load(path)
             bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "bias")
@@ -68,10 +69,9 @@ class TestFallback:
         monkeypatch.setattr(onnxsim, "simplify", spoil)
         _, record = go(conv_net())
         assert not record.simplified
-        assert "simplification changed output 'y' by up to 1" in record.notes[0]
-        assert "simplification changed output 'y' by up to 1" in heard_all.warnings[0]
+        assert "simplification changed output 'y' by up to 1" in record.warnings[0]
 
-    def test_when_the_child_dies(self, go, heard_all, monkeypatch):
+    def test_when_the_child_dies(self, go, monkeypatch):
         task, calls = stage_module.call_forked, []
 
         def die_once(*args, **options):
@@ -81,7 +81,7 @@ class TestFallback:
             return task(*args, **options)
 
         monkeypatch.setattr(stage_module, "call_forked", die_once)
-        self.given_up(go, heard_all, "the worker crashed")
+        self.given_up(go, "the worker crashed")
 
     def test_half_written_results_of_the_first_attempt_are_removed(self, go, monkeypatch, workdir):
         original = simplification._compare
@@ -110,7 +110,7 @@ class TestFallback:
         with pytest.raises(limit):
             go(conv_net())
 
-    def test_when_the_converter_of_opsets_changes_the_result(self, go, heard_all):
+    def test_when_the_converter_of_opsets_changes_the_result(self, go):
         """Scan of opset 8 has a batch axis, which the converter to opset 9 leaves where it was."""
         proto = model(
             "(float[1,2] initial, float[1,3,2] x) => (float[1,2] y, float[1,3,2] z) { y, z = Scan<num_scan_inputs=1, "
@@ -120,8 +120,8 @@ class TestFallback:
         )  # fmt: skip
         draft, record = go(proto)
         assert record.opset == 8
-        assert record.notes[-1].startswith("rewriting failed: ")
-        assert heard_all.warnings[-1].endswith("; the given graph is used")
+        assert record.warnings[-1].startswith("rewriting failed: ")
+        assert record.warnings[-1].endswith("; the given graph is used")
         feed = feed_for(proto)
         np.testing.assert_array_equal(run(onnx.load(draft.path), feed)["z"], run(proto, feed)["z"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import pytest
 from models import conv_net, save
 
 import trtpipe
-from trtpipe.views.page import write_report
+from trtpipe.backends.timing import DeviceState
+from trtpipe.latency.measuring import advice
+from trtpipe.latency.reports import Latency, LatencyReport
+from trtpipe.latency.statistics import spread, times, windows
+from trtpipe.regression.bundle import read_build
+from trtpipe.views.page import page
 
 pytest.importorskip("tensorrt_rtx")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -46,7 +52,7 @@ BROKEN = """() => {
     const walker = document.createTreeWalker(each, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
       const node = walker.currentNode;
-      for (const match of node.data.matchAll(/[\\w.]{2,16}/g)) {
+      for (const match of node.data.matchAll(/(?<![^\\s(])[\\w.]{2,16}(?![^\\s,;:)])/g)) {
         const range = document.createRange();
         range.setStart(node, match.index); range.setEnd(node, match.index + match[0].length);
         if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) broken.push(match[0]);
@@ -67,8 +73,25 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common: dict[str, Any] = {"calib_data": folder / "d.npz", "shapes": {"x": (1, 3, 8, 8)}, "targets": ["sm89"]}
     trtpipe.build(folder / "m.onnx", folder / "int8", precision="int8", **common)
     trtpipe.build(folder / "m.onnx", folder / "fp16", precision="fp16", **common)
+    found, before = read_build(folder / "int8"), read_build(folder / "fp16")
+    latency = LatencyReport(machine={"cpu": "a CPU", "cores": 2}, measurements=(measured("x"), measured(LONG)))
     out = folder / "report.html"
-    return write_report(folder / "int8", out, plots=True, against=folder / "fp16", images=folder / "d.npz")
+    drawn = page(replace(found, latency=latency), plots=True, against=before, images=str(folder / "d.npz"))
+    out.write_text(drawn, encoding="utf-8")
+    return out
+
+
+def measured(name: str) -> Latency:
+    """As an engine on a GPU is measured, whose clock falls in the meantime."""
+    seconds = np.linspace(1e-3, 1.2e-3, 400)
+    warm = DeviceState(name="a GPU", sm_mhz=1980, max_sm_mhz=1980, temperature=41, processes=1)
+    found = Latency(
+        **times(seconds).to_dict(), artifact="engine:sm89", runner="a GPU", on_gpu=True, shapes={name: (1, 3, 8, 8)},
+        warmup_seconds=0.2, iterations=400, throughput_qps=900.0, windows=windows(seconds),
+        spread=spread(windows(seconds)), parts={"gpu_compute": times(seconds), "enqueue": times(seconds)},
+        before=warm, after=warm.model_copy(update={"sm_mhz": 1410, "throttled": ("SW thermal slowdown",)}),
+    )  # fmt: skip
+    return found.model_copy(update={"notes": advice(found)})
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +105,16 @@ def browser() -> Iterator[Any]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_geometry(browser: Any, report: Path, width: int, scheme: str) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(report.as_uri())
-    page.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
-    assert page.evaluate(OVERFLOW) == []
-    assert page.evaluate(EMPTY) == []
-    assert page.evaluate(BROKEN) == []
-    assert len(page.query_selector_all("figure.engine")) == 3, "the engine, and that of both builds side by side"
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(report.as_uri())
+    tab.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert tab.evaluate(OVERFLOW) == []
+    assert tab.evaluate(EMPTY) == []
+    assert tab.evaluate(BROKEN) == []
+    text = tab.inner_text("body")
+    assert text.count("Medians over time") == text.count("SM clock, of 1980 MHz") == text.count("Distribution") == 2
+    assert len(tab.query_selector_all("figure.engine")) == 3, "the engine, and that of both builds side by side"
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    page.close()
+    tab.close()

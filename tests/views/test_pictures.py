@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from trtpipe.artifact import IOContract, TensorSpec
+from trtpipe.backends.timing import DeviceState
 from trtpipe.config.formats import FORMATS
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
+from trtpipe.latency.reports import Latency
 from trtpipe.passes.decisions import NodeDecision
 from trtpipe.quantization.sensitivity import GroupSensitivity, Sensitivity
 from trtpipe.views import pictures
@@ -111,3 +113,23 @@ def test_sensitivity_most_first_and_along_the_depth() -> None:
     assert [bar.label for bar in pictures.sensitivity_bars(found).bars] == ["b", "c", "a"]
     assert [bar.length for bar in pictures.sensitivity_bars(found).bars] == [100, 50, 25]
     assert pictures.along_the_depth(found).heights == (25, 100, 50)
+
+
+def test_a_measurement_has_a_scale_of_its_own_and_its_clocks() -> None:
+    times = dict.fromkeys(("mean", "p95", "cov"), 4.0) | {"min": 1, "median": 2, "p90": 3, "p99": 3.5, "max": 4}
+    warm = DeviceState(name="a GPU", sm_mhz=2000, max_sm_mhz=2500, temperature=41)
+    found = Latency(
+        **times, artifact="engine:sm89", runner="a GPU", on_gpu=True, shapes={"x": (1, 8)}, warmup_seconds=0.2,
+        iterations=9, throughput_qps=500, windows=(1.0, 2.0), before=warm,
+        after=warm.model_copy(update={"sm_mhz": 1000, "throttled": ("SW thermal slowdown",)}),
+    )  # fmt: skip
+    drawn = pictures.measured(found)
+    assert drawn.title == "engine:sm89, x:1x8"
+    assert [bar.length for bar in drawn.distribution.bars] == [25, 50, 75, 87.5, 100]
+    assert drawn.windows is not None
+    assert drawn.windows.heights == (50, 100)
+    assert drawn.clocks is not None
+    assert [(bar.text, bar.length) for bar in drawn.clocks.bars] == [("2000 MHz", 80), ("1000 MHz", 40)]
+    assert "throttled: SW thermal slowdown" in drawn.clocks.note
+    bare = pictures.measured(found.model_copy(update={"windows": (1.0,), "before": None, "after": None}))
+    assert (bare.windows, bare.clocks) == (None, None)

@@ -9,7 +9,7 @@ from pydantic import FiniteFloat
 
 from trtpipe.accuracy.meter import Scores
 from trtpipe.accuracy.output_metrics import Criterion
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
 from trtpipe.config.recipe import Preprocessing
@@ -140,7 +140,7 @@ class Overflow(Record):
     largest: float
 
 
-class ParityReport(Record):
+class ParityReport(PublicRecord):
     """``parity.json``: the verdict on accuracy.
 
     Attributes:

@@ -6,7 +6,7 @@ import math
 import os
 
 from trtpipe.api.remedies import explained
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.paths import path_of
 from trtpipe.regression.bundle import Build, entries, read_build
@@ -43,7 +43,7 @@ class RangeMove(Record):
     octaves: float
 
 
-class BuildDiff(Summarized, Record):
+class BuildDiff(Summarized, PublicRecord):
     """What differs between two builds; equal things are left out.
 
     Attributes:

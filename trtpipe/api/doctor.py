@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trtpipe
 from trtpipe.api.arguments import check_arguments
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.backends.base import load_backend, missing
 from trtpipe.backends.choice import choose_backend
 from trtpipe.backends.gpu import gpus, has_driver
@@ -108,7 +108,7 @@ class TargetState(Record):
     problem: str
 
 
-class Diagnosis(Summarized, Record):
+class Diagnosis(Summarized, PublicRecord):
     """What ``diagnose`` found.
 
     Attributes:
@@ -188,7 +188,7 @@ def diagnose(settings: Settings | None = None) -> Diagnosis:
     check_arguments({"settings": settings})
     settings = settings or Settings.from_environment()
     here = gpus()
-    needs = requirements("trtpipe")
+    needs = requirements()
     problems = _import_problems([need.name for need in needs if not need.extra], settings)
     packages = tuple(_package(need, problems) for need in needs)
     cache = _cache(settings.cache_dir)

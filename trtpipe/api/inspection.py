@@ -13,7 +13,7 @@ from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
 from trtpipe.api.other_files import OtherKind, describe, other_json, package, reference_outputs, saved_outputs
 from trtpipe.api.remedies import explained
-from trtpipe.artifact import VERSION_KEY, IOContract, Record
+from trtpipe.artifact import VERSION_KEY, IOContract, PublicRecord, Record
 from trtpipe.backends.compatibility import contradictions, obstacles
 from trtpipe.backends.engine_file import PlanHeader, read_header
 from trtpipe.backends.null import NullEngine
@@ -85,7 +85,7 @@ _RECORDS: Mapping[frozenset[str], tuple[Kind, str, type[Record]]] = MappingProxy
 )
 
 
-class Inspection(Summarized, Record):
+class Inspection(Summarized, PublicRecord):
     """One file, described; sections that do not apply are ``None``.
 
     Attributes:

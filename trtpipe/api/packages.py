@@ -284,19 +284,18 @@ def _require_profiles(model: Model, feeds: Sequence[Feed]) -> None:
 
 
 def _sampled(build: Build, model: Model, samples: DataLike) -> list[Feed]:
-    """The first of the samples that the caller gives; images as the package says that they are prepared, sounds as
-    those of the build."""
+    """The first of the samples that the caller gives; files are prepared as the package says."""
     from trtpipe.config.recipe import AudioSettings, DataSettings, ImageSettings
     from trtpipe.data.dataset import SOURCES, open_dataset
     from trtpipe.delivery.samples import FEEDS, given_feeds
 
     if isinstance(samples, (str, os.PathLike)):
         source = os.fspath(path_of(samples, "samples"))
-        pictured = any(each.takes_images and each.recognizes(source) for each in SOURCES)
-        prepared = [ImageSettings(**asdict(each.image)) for each in model.preprocessing if pictured]
-        recorded = [each.preprocessing for each in (build.parity, build.manifest.calibration) if each is not None]
-        audio = next((each for each in recorded if isinstance(each, AudioSettings) and Path(source).is_dir()), None)
-        image = prepared[0] if prepared and audio is None else None
+        known = model.preprocessing
+        heard = [AudioSettings(**asdict(each.audio)) for each in known if each.audio and Path(source).is_dir()]
+        pictured = not heard and any(each.takes_images and each.recognizes(source) for each in SOURCES)
+        seen = [ImageSettings(**asdict(each.image)) for each in known if each.image and pictured]
+        image, audio = next(iter(seen), None), next(iter(heard), None)
         dataset = open_dataset(DataSettings(source=source, samples=FEEDS, image=image, audio=audio), build.contract)
         with closing(iter(dataset)) as found:
             return given_feeds(build, (sample.feed for sample in found), source)

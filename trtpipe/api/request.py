@@ -235,7 +235,7 @@ def _source(source: SourceLike | None, examples: Sequence[object] | Mapping[str,
     if not callable(source):
         kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
         raise InputError(
-            f"source: {kind} is nothing that a job can keep",
+            f"source: a {kind} is no model",
             "give a path, a factory or an nn.Module with example_inputs; an onnx.ModelProto goes to build and export "
             "themselves, or into a file",
         )

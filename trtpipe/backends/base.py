@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from trtpipe.config.requirements import install
 from trtpipe.errors import HostError, InternalError
 from trtpipe.isolation.reducer import LocalReduction, Runner, load_reducer
 
@@ -191,13 +192,19 @@ BACKENDS: dict[str, tuple[str, str]] = {
     "null": ("trtpipe", "trtpipe.backends.null:Null"),
 }
 
-#: name -> how to install its package
-REMEDIES = {
-    "tensorrt": "on a machine with an NVIDIA GPU: pip install 'trtpipe[tensorrt]'; without one: --backend tensorrt-rtx",
-    "tensorrt-rtx": "pip install 'trtpipe[rtx]'",
-    "torch-tensorrt": "in an environment of its own: pip install 'trtpipe[torch-tensorrt]'",
-    "onnxruntime": "pip install onnxruntime",
+#: name -> the extra of trtpipe that brings its package, and what to say around the command that installs that
+_EXTRAS: dict[str, tuple[str, str]] = {
+    "tensorrt": ("tensorrt", "on a machine with an NVIDIA GPU: {}; without one: --backend tensorrt-rtx"),
+    "tensorrt-rtx": ("rtx", "{}"),
+    "torch-tensorrt": ("torch-tensorrt", "in an environment of its own: {}"),
+    "onnxruntime": ("runtime-cpu", "{}"),
 }
+
+
+def installing(name: str) -> str:
+    """How to install the package of the back-end ``name``."""
+    extra, words = _EXTRAS[name]
+    return words.format(install(extra))
 
 
 def missing(name: str) -> Refusal | None:
@@ -205,7 +212,7 @@ def missing(name: str) -> Refusal | None:
     package, _ = BACKENDS[name]
     if importlib.util.find_spec(package) is not None:
         return None
-    return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", REMEDIES[name])
+    return Refusal(f"backend {name!r} needs the package {package!r}, which is not installed", installing(name))
 
 
 def load_backend(name: str, *, elsewhere: bool = False) -> Backend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trtpipe.backends.base import missing
 from trtpipe.backends.gpu import gpus
 from trtpipe.backends.torch_tensorrt import TorchTensorRT
+from trtpipe.config.requirements import install
 from trtpipe.config.target import Target, find_target
 from trtpipe.errors import HostError, InputError
 
@@ -29,7 +30,7 @@ def choose_backend(wanted: str) -> tuple[str, str]:
         return "tensorrt-rtx", why
     raise HostError(
         "no TensorRT is installed that can build here",
-        "pip install 'trtpipe[rtx]' (no GPU needed), or 'trtpipe[tensorrt]' on a machine with a GPU",
+        f"{install('rtx')} (no GPU needed), or {install('tensorrt')} on a machine with a GPU",
     )
 
 

@@ -17,7 +17,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends.base import REMEDIES
+from trtpipe.backends.base import installing
 from trtpipe.backends.trt.builder import build_network
 from trtpipe.backends.trt.errors import Log, tidy
 from trtpipe.backends.trt.request import BuildMessage
@@ -93,7 +93,7 @@ def _load(request: BuildMessage) -> Any:
 
             return torch_tensorrt
     except (ImportError, OSError) as error:
-        raise cannot_load("torch-tensorrt", error, REMEDIES["torch-tensorrt"]) from error
+        raise cannot_load("torch-tensorrt", error, installing("torch-tensorrt")) from error
 
 
 @contextmanager

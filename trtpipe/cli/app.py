@@ -71,6 +71,11 @@ class Root(LazyGroup):
     cls=Root,
     sections=SECTIONS,
     modules={name: module for module, names in MODULES.items() for name in names},
+    examples=(
+        "trtpipe init model.onnx --calib-data photos/ -o start",
+        "trtpipe build model.onnx --int8 --calib-data photos/ --calib imagenet --target sm89 -o build/model",
+        "trtpipe report build/model",
+    ),
     invoke_without_command=True,
     context_settings={"help_option_names": list(HELP_NAMES)},
     epilog="Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",

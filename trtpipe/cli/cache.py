@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trtpipe.cli.groups import ExampleGroup
 from trtpipe.cli.options import command, common_options, parsed
 from trtpipe.cli.results import print_document
 from trtpipe.cli.tables import line, table
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from trtpipe.store import PruneReport
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    cls=ExampleGroup, examples=("trtpipe cache list", "trtpipe cache prune --max-size 20G"), invoke_without_command=True
+)
 @common_options
 @click.pass_context
 def cache(context: click.Context) -> None:

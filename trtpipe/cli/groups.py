@@ -151,7 +151,24 @@ def _help_all() -> click.Option:
     )
 
 
-class LazyGroup(click.Group):
+class ExampleGroup(click.Group):
+    """Commands, and examples of them at the end of its help.
+
+    Args:
+        examples: command lines.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str], **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, and what follows them."""
+        write_examples(formatter, self.examples)
+        super().format_epilog(ctx, formatter)
+
+
+class LazyGroup(ExampleGroup):
     """Commands by section, each in the module ``trtpipe.cli.<name>`` under its own name.
 
     Args:

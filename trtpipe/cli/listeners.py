@@ -108,10 +108,15 @@ class LogFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            handle = os.open(
+                path, flags | os.O_NONBLOCK, 0o666
+            )  # without it, a pipe is waited for until it has a reader
+            os.set_blocking(handle, True)
             self._stream = os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as error:
-            reason = "a link" if error.errno == errno.ELOOP else error.strerror
+            known = {errno.ELOOP: "a link", errno.ENXIO: "a pipe that nobody reads"}
+            reason = known.get(error.errno or 0, error.strerror)
             raise InputError(f"--log-file {path}: {reason}", "give a file in an existing folder") from error
         self._path = path
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trtpipe.cli import options
+from trtpipe.cli.groups import ExampleGroup
 from trtpipe.cli.options import PATH, command, common_options, package_option, stacked
 from trtpipe.cli.results import ACCURACY_FAILED, print_document, print_paths
 from trtpipe.cli.tables import line, table
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from trtpipe.delivery.attestation import AttestedProvenance
 
 
-@click.group(invoke_without_command=True)
+@click.group(
+    cls=ExampleGroup,
+    examples=("trtpipe package make build/model -o package", "trtpipe package selftest package --device cpu"),
+    invoke_without_command=True,
+)
 @common_options
 @click.pass_context
 def package(context: click.Context) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+from pydantic import model_validator
+
 from trtpipe.config.paths import path_of
-from trtpipe.config.recipe import Classes, ImageSettings, named_classes
+from trtpipe.config.recipe import AudioSettings, Classes, ImageSettings, named_classes
 from trtpipe.config.tomlfile import load_toml
 from trtpipe.config.user_record import UserRecord
 
@@ -16,12 +18,20 @@ class InputDescription(UserRecord):
 
     Attributes:
         meaning, unit: what the values are.
-        image: how image files become this input; where it is left out, as in the evaluation or calibration data.
+        image, audio: how image files, or WAV files, become this input; where both are left out, as in the evaluation or
+            calibration data.
     """
 
     meaning: str = ""
     unit: str = ""
     image: ImageSettings | None = None
+    audio: AudioSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> InputDescription:
+        if self.image and self.audio:
+            raise ValueError("image and audio contradict each other: choose one")
+        return self
 
 
 class OutputDescription(UserRecord):

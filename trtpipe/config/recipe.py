@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from trtpipe.config.audio_transform import AudioTransform
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.methods import Method
 from trtpipe.config.metrics import METRICS
@@ -118,6 +119,10 @@ class AudioSettings(UserRecord):
     decades: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     std: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    def transform(self) -> AudioTransform:
+        """The same as plain data."""
+        return AudioTransform(**self.model_dump(exclude={"input"}))
 
 
 #: How files become inputs.

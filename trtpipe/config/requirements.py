@@ -1,4 +1,4 @@
-"""What trtpipe's own metadata says it needs: the one list of packages, kept in pyproject.toml."""
+"""What trtpipe needs, and how to install it: the one list of packages, kept in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
+import trtpipe
 from trtpipe.config.os_errors import cannot_load
 from trtpipe.errors import HostError
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:\[[^]]*\])?\s*(?P<bounds>[^;]*)(?:;(?P<marker>.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
+#: A file in an environment's folder -> what adds packages there; pip does elsewhere.
+_INSTALLERS = {"pipx_metadata.json": "pipx inject trtpipe", "uv-receipt.toml": "uv pip install --python {prefix}"}
 _PYTHON = re.compile(r"""python_(?:full_)?version\s*(<|>=)\s*["']([\d.]+)["']""")
 
 
@@ -29,6 +34,9 @@ class Requirement:
     least: str = ""
     extra: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name}>={self.least}" if self.least else self.name
+
     def allows(self, version: str) -> bool:
         """Whether ``version`` is new enough; only its numbers count."""
         return _release(version) >= _release(self.least)
@@ -36,7 +44,7 @@ class Requirement:
 
 def require(module: str, doing: str, extra: str, package: str = "") -> None:
     """Raise HostError unless ``module`` can be imported here: ``reading HDF5 needs the package h5py``."""
-    remedy = f"pip install 'trtpipe[{extra}]'"
+    remedy = install(extra)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -45,14 +53,46 @@ def require(module: str, doing: str, extra: str, package: str = "") -> None:
         raise cannot_load(package or module, error, remedy) from error
 
 
-def requirements(package: str) -> tuple[Requirement, ...]:
-    """What the installed ``package`` needs on this Python, core first; empty if it is not installed."""
-    try:
-        lines = metadata.requires(package) or []
-    except metadata.PackageNotFoundError:
-        return ()
-    found = [parsed for line in lines if (parsed := parse_requirement(line)) is not None]
+def install(extra: str) -> str:
+    """The command that installs what an extra brings: ``pip install 'torch>=2.10' 'onnxscript>=0.5'``.
+
+    It names the packages themselves: trtpipe may come from a checkout, a wheel or an index, and they are on the index
+    in each case.
+    """
+    needs = [need for need in requirements() if need.extra == extra]
+    if not needs:
+        return f"install the packages that pyproject.toml of trtpipe lists for its extra {extra!r}"
+    prefix = Path(sys.prefix)
+    tools = (tool for mark, tool in _INSTALLERS.items() if (prefix / mark).is_file())
+    return " ".join([next(tools, "pip install").format(prefix=prefix), *(f"'{need}'" for need in needs)])
+
+
+def requirements() -> tuple[Requirement, ...]:
+    """What trtpipe needs on this Python, core first; nothing where neither metadata nor a checkout says it."""
+    found = [parsed for line in _lines() if (parsed := parse_requirement(line)) is not None]
     return tuple(sorted(found, key=lambda need: need.extra != ""))
+
+
+def _lines() -> list[str]:
+    """As ``Requires-Dist`` has them. Those of a checkout: the metadata beside it is as old as its installation."""
+    file = Path(trtpipe.__file__).parents[1] / "pyproject.toml"
+    project: dict[str, Any] = {}
+    if file.is_file():
+        from trtpipe.config.toml_text import read_toml  # not where packages are run: Python 3.10 has no reader
+
+        project = read_toml(file).get("project", {})
+    if project.get("name") != "trtpipe":
+        try:
+            return metadata.requires("trtpipe") or []
+        except metadata.PackageNotFoundError:
+            return []
+    extras = project["optional-dependencies"].items()
+    return [*project["dependencies"], *(_in_extra(line, extra) for extra, lines in extras for line in lines)]
+
+
+def _in_extra(line: str, extra: str) -> str:
+    what, _, marker = line.partition(";")
+    return f"{what}; {marker and f'({marker.strip()}) and '}extra == '{extra}'"
 
 
 def parse_requirement(line: str) -> Requirement | None:

@@ -29,7 +29,8 @@ class TritonSettings(UserRecord):
         instances: how many copies of the model run at once, on each GPU.
         gpus: numbers of the GPUs; by default all.
         warmup: whether the server runs the reference inputs before the model is ready.
-        preprocessing: whether a Python model that makes inputs of image files, and an ensemble of both, are added.
+        preprocessing: whether a Python model that makes the input of image or WAV files, and an ensemble of both, are
+            added.
     """
 
     name: str = ""

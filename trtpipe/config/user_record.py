@@ -6,32 +6,29 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import ValidationError, ValidationInfo, field_validator
 
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord
 from trtpipe.config.complaints import complaint
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from trtpipe.errors import RecipeError
 
 
-class UserRecord(Record):
+class UserRecord(PublicRecord):
     """A record that users make, by its constructor or of a dictionary: RecipeError names the field that is wrong."""
 
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise complaint(type(self).__name__, type(self), fields, error) from error
+            raise self.complaint(fields, error) from error
 
     # pydantic validates such a record, one in another record's field included, without its constructor
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """As pydantic's, with our error."""
-        try:
-            return super().model_validate(obj, **options)
-        except ValidationError as error:
-            raise complaint(cls.__name__, cls, obj, error) from error
+    def complaint(cls, given: Any, error: ValidationError) -> RecipeError:
+        """In the words of its author: the key, and the nearest right one."""
+        return complaint(cls.__name__, cls, given, error)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ import trtpipe
 from trtpipe.artifact import FileEntry
 from trtpipe.config.limits import OutputLimits
 from trtpipe.config.profile import DeploymentProfile
-from trtpipe.config.recipe import ImageSettings
+from trtpipe.config.recipe import AudioSettings, ImageSettings
 from trtpipe.config.units import printable, suggestion
 from trtpipe.data.pixels import RAW
 from trtpipe.delivery.reader import in_order, member
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from trtpipe.artifact import TensorSpec
     from trtpipe.config.description import InputDescription, ModelDescription, OutputDescription
-    from trtpipe.config.image_transform import ImageTransform
     from trtpipe.delivery.reader import Package
     from trtpipe.delivery.record import Reference
     from trtpipe.regression.bundle import Build
@@ -268,38 +267,47 @@ def _tensors(specs: Sequence[TensorSpec], said: Mapping[str, InputDescription | 
 def _preprocessing(build: Build, description: ModelDescription) -> Iterator[Preprocessing]:
     """As the description says; else what the model was evaluated with, or calibrated."""
     sources = [each.preprocessing for each in (build.parity, build.manifest.calibration) if each is not None]
-    used = next((each for each in sources if isinstance(each, ImageSettings)), None)
+    used = next((each for each in sources if each is not None), None)
     for spec in build.contract.inputs:
         words = description.inputs.get(spec.name)
-        settings = words.image if words else None
+        settings = (words.image or words.audio) if words else None
         if settings is not None:
-            _require_image(spec, settings.transform())
+            _require_taken(spec, settings)
         elif used is not None and used.input in ("", spec.name):
             settings = used
-        if settings is not None:
+        if isinstance(settings, ImageSettings):
             yield Preprocessing(spec.name, settings.transform(), raw=spec.dtype == RAW)
+        elif settings is not None:
+            yield Preprocessing(spec.name, audio=settings.transform())
 
 
-def _require_image(spec: TensorSpec, transform: ImageTransform) -> None:
-    """Raise InputError unless what images are described to become is a batch that the input takes."""
-    if spec.dtype == RAW and (any(transform.mean) or any(value != 1 for value in transform.std)):
+def _require_taken(spec: TensorSpec, settings: ImageSettings | AudioSettings) -> None:
+    """Raise InputError unless what files are described to become is a batch that the input takes."""
+    pictured, made = isinstance(settings, ImageSettings), settings.transform().shape
+    key = f"description: inputs.{spec.name}.{'image' if pictured else 'audio'}"
+    if isinstance(settings, ImageSettings) and spec.dtype == RAW and _normalizes(settings):
         raise InputError(
-            f"description: inputs.{spec.name}.image: mean and std cannot be applied to {spec}, which takes the pixels "
-            "as they are",
+            f"{key}: mean and std cannot be applied to {spec}, which takes the pixels as they are",
             "remove mean and std: what normalizes these pixels is in the graph",
         )
     if spec.shape is None:
         return
-    made, axes = transform.shape, spec.shape[1:]
+    axes = spec.shape[1:]
     pairs = list(zip(made, axes, strict=False))
     if len(axes) != len(made) or any(
         isinstance(axis, int) and axis != size for size, axis in pairs if size is not None
     ):
         shown = "x".join("?" if size is None else str(size) for size in made)
+        what = f"an image ({settings.layout})" if isinstance(settings, ImageSettings) else "a sound (bands, frames)"
+        keys = "channels, layout, resize or crop" if pictured else "bands, hop or seconds"
         raise InputError(
-            f"description: inputs.{spec.name}.image: gives {shown} values an image ({transform.layout}), of {spec}",
-            "correct channels, layout, resize or crop so that images become what the model takes",
+            f"{key}: gives {shown} values {what}, of {spec}",
+            f"correct {keys} so that files become what the model takes",
         )
+
+
+def _normalizes(settings: ImageSettings) -> bool:
+    return any(settings.mean) or any(value != 1 for value in settings.std)
 
 
 def _postprocessing(build: Build, description: ModelDescription, classes: tuple[str, ...]) -> Iterator[Postprocessing]:

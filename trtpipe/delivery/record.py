@@ -9,8 +9,9 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
+from trtpipe.config.audio_transform import AudioTransform
 from trtpipe.config.image_transform import ImageTransform
 from trtpipe.config.limits import OutputLimits
 from trtpipe.delivery.schema import load_object, read_record, to_text
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
+
 #: Name of the file, and the version of its fields: raised whenever they change.
-MODEL, SCHEMA = "model.json", 1
+MODEL, SCHEMA = "model.json", 2
 #: Files of a package that ``model.json`` does not list: itself, what signs it, and the note of which files of a folder
 #: trtpipe wrote.
 SIGNATURE, WRITTEN = "model.sig", ".trtpipe.json"
@@ -68,15 +71,47 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How image files become one input.
+    """How image files, or WAV files, become one input.
 
     Attributes:
+        image, audio: one of the two.
         raw: whether the pixels go in as they are, 0 to 255, neither scaled nor normalized.
     """
 
     input: str
-    image: ImageTransform
+    image: ImageTransform | None = None
     raw: bool = False
+    audio: AudioTransform | None = None
+
+    def __post_init__(self) -> None:
+        if (self.image is None) == (self.audio is None):
+            raise ValueError("needs image or audio, and not both")
+
+    @property
+    def takes(self) -> Literal["image", "sound"]:
+        """What kind of files."""
+        return "sound" if self.image is None else "image"
+
+    def array(self, path: Path, content: IO[bytes] | None = None) -> np.ndarray:
+        """A file as calibration prepares it, without batch axis.
+
+        Args:
+            path: of the file; with ``content`` only a name for error messages.
+            content: what the file holds.
+
+        Raises:
+            InputError: it is no such file; the message names it.
+            HostError: an image, and Pillow is not installed.
+        """
+        if self.audio is not None:
+            from trtpipe.data.waves import load_energies
+
+            return load_energies(path, self.audio, content)
+        from trtpipe.data.pixels import load_tensor, require_pillow
+
+        require_pillow()
+        assert self.image is not None
+        return load_tensor(path, self.image, self.raw, content)
 
 
 @dataclass(frozen=True)
@@ -214,7 +249,7 @@ class Model:
         precision, backend: what the build was asked for.
         inputs, outputs: in the graph's order.
         classes: names of the classes, in the order of their numbers; empty where only the numbers are known.
-        preprocessing: for inputs that are made of image files.
+        preprocessing: for inputs that are made of files.
         postprocessing: of outputs.
         tolerances: output -> when a device's outputs count as those of the reference.
         verdict: on the build.

@@ -6,8 +6,7 @@ outputs share one named batch axis is batched by the server; any other takes req
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import numpy as np
 from trtpipe.backends.optimization_level import safe_level
 from trtpipe.config.formats import HALF_FORMATS
 from trtpipe.config.target import find_target
+from trtpipe.delivery.schema import to_text
 from trtpipe.delivery.triton_config import (
     CONFIG,
     WARMUP,
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
     from trtpipe.config.triton import TritonSettings
     from trtpipe.delivery.assembly import Assembly
-    from trtpipe.delivery.record import Model, Plan, Preprocessing, Range, Tensor
+    from trtpipe.delivery.record import Model, Plan, Range, Tensor
 
 PLAN, GRAPH, LABELS = "model.plan", "model.onnx", "labels.txt"
 #: Of a model of unknown batch: the server's own default (--default-max-batch-size, documented with auto-completion).
 _UNKNOWN_BATCH = 4
-#: The tensor of image files, each a whole file, and the names of the models beside the one that was packaged.
-_IMAGE, _STEP, _ENSEMBLE = "IMAGE", "preprocess", "images"
+#: What the name of the model ends with that makes an input of files.
+_STEP = "preprocess"
 _TEMPLATE = Path(__file__).with_name("triton_preprocess.py")
 
 
@@ -336,40 +336,43 @@ def _written(config: ModelConfig, folder: Path) -> dict[str, Path]:
 
 
 def _preprocessing(model: Model, config: ModelConfig, settings: TritonSettings, folder: Path) -> Repository:
-    """A Python model that makes one input of image files, and an ensemble of both."""
+    """A Python model that makes one input of files, and an ensemble of both."""
     if len(model.preprocessing) != 1:
         raise InputError(
-            f"{model.name}: preprocessing: the package says of {len(model.preprocessing) or 'no'} inputs how images "
+            f"{model.name}: preprocessing: the package says of {len(model.preprocessing) or 'no'} inputs how files "
             f"become them, and an ensemble needs it of one",
-            "say it with [inputs.NAME.image] in the file of --describe, or leave preprocessing out",
+            "say it with [inputs.NAME.image], or audio, in the file of --describe, or leave preprocessing out",
         )
     (wanted,) = model.preprocessing
     made = next(each for each in config.inputs if each.name == wanted.input)
     others = tuple(each for each in config.inputs if each.name != wanted.input)
-    image = TensorConfig(_IMAGE, "TYPE_STRING", (1,) if config.max_batch_size else made.dims[:1])  # a file a sample
+    name = wanted.takes.upper()
+    file = TensorConfig(
+        name, "TYPE_STRING", (1,) if config.max_batch_size else made.dims[:1]
+    )  # one whole file a sample
     step = ModelConfig(
         name=f"{config.name}_{_STEP}",
         backend="python",
-        inputs=(image,),
+        inputs=(file,),
         outputs=(replace(made, shape_tensor=False, labels=""),),
         max_batch_size=config.max_batch_size,
         groups=(InstanceGroup("KIND_CPU", settings.instances),),
     )
     tensors = {each.name: each.name for each in (*config.inputs, *config.outputs)}
     ensemble = ModelConfig(
-        name=f"{config.name}_{_ENSEMBLE}",
+        name=f"{config.name}_{wanted.takes}s",
         backend="",
-        inputs=(image, *others),
+        inputs=(file, *others),
         outputs=config.outputs,
         max_batch_size=config.max_batch_size,
         steps=(
-            Step(step.name, {_IMAGE: _IMAGE}, {made.name: made.name}),
+            Step(step.name, {name: name}, {made.name: made.name}),
             Step(config.name, {each.name: tensors[each.name] for each in config.inputs},
                  {each.name: tensors[each.name] for each in config.outputs}),
         ),
     )  # fmt: skip
     transform = folder / "transform.json"
-    transform.write_text(_transform(wanted), encoding="utf-8")
+    transform.write_text(to_text(wanted), encoding="utf-8")
     labels = {name: 1 for name in {each.labels for each in ensemble.outputs} if name}
     check(step, {"model.py": 1})
     check(ensemble, labels, len(model.classes))
@@ -384,16 +387,12 @@ def _preprocessing(model: Model, config: ModelConfig, settings: TritonSettings, 
     })  # fmt: skip
 
 
-def _transform(wanted: Preprocessing) -> str:
-    content = {"input": wanted.input, "raw": wanted.raw, "image": asdict(wanted.image)}
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
-
-
 def _notes(model: Model, settings: TritonSettings, config: ModelConfig) -> Iterator[str]:
     if settings.warmup and not config.warmup:
         yield "no warm-up: the package has no reference inputs"
     if settings.preprocessing:
-        yield "preprocessing runs in Triton's Python back-end: install trtpipe and pillow where its server runs"
+        needed = " and pillow" if any(each.takes == "image" for each in model.preprocessing) else ""
+        yield f"preprocessing runs in Triton's Python back-end: install trtpipe{needed} where its server runs"
     if model.verdict.exit_code:
         yield "the build failed a gate, and was packaged with --allow-failed"
     yield "not run: the configuration was checked, but no server has loaded the model"

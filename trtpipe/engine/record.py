@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from trtpipe.artifact import IOContract, Record
+from trtpipe.artifact import IOContract, PublicRecord, Record
 from trtpipe.config.profile import BuildSettings, ShapeRange
 from trtpipe.engine.report import EngineReport
 
@@ -24,7 +24,7 @@ def runtime_of(flavor: str) -> str:
     return _RUNTIMES.get(flavor, "")
 
 
-class EngineRecord(Record):
+class EngineRecord(PublicRecord):
     """How an engine was built and what it contains: ``<target>.plan.json`` beside the plan.
 
     Attributes:

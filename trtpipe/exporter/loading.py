@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trtpipe.config.os_errors import cannot_load
+from trtpipe.config.requirements import install
 from trtpipe.data.usercode import missing_package, one_process, running
 from trtpipe.errors import HostError, InputError, text_of
 from trtpipe.exporter.archive import check_archive
@@ -22,10 +24,10 @@ try:
 except ModuleNotFoundError as error:
     raise HostError(
         "exporting a PyTorch model needs the package 'torch', which is not installed",
-        "pip install 'trtpipe[torch]', or give an .onnx file",
+        f"{install('torch')}; or give an .onnx file",
     ) from error
 except (ImportError, OSError) as error:
-    raise cannot_load("torch", error, "pip install 'trtpipe[torch]', or give an .onnx file") from error
+    raise cannot_load("torch", error, f"{install('torch')}; or give an .onnx file") from error
 
 
 #: Where ``torch.compile`` keeps the module that it wraps.
@@ -167,7 +169,22 @@ def _load_pt2(path: str) -> tuple[object, None]:
     check_archive(Path(path))
     with suppress(ImportError):  # the operators of programs that PyTorch's own tools (pt2e) quantized
         importlib.import_module("torch.ao.quantization.fx._decomposed")
+    logger, cause = logging.getLogger(torch.export.__name__), _Cause()
+    logger.addHandler(cause)
     try:
         return torch.export.load(path), None
     except Exception as error:
-        raise InputError(f"{path}: not a program saved by torch.export.save: {error}", "save it again") from error
+        reason = text_of(cause.error or error)
+        raise InputError(f"{path}: not a program saved by torch.export.save: {reason}", "save it again") from error
+    finally:
+        logger.removeHandler(cause)
+
+
+class _Cause(logging.Handler):
+    """The error that torch logs before it raises one that says nothing but to look at the log."""
+
+    error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is not None:
+            self.error = record.exc_info[1]

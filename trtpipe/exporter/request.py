@@ -84,7 +84,7 @@ class SimplifyRequest(Record):
         feeds: an ``.npz`` with real samples for the numerical check; empty for seeded random ones.
         shapes: shapes of dynamic inputs, for random samples.
         fixed: dimensions, or values, that are the same in every profile at min, opt and max.
-        notes: of an earlier attempt.
+        warnings: of earlier attempts.
     """
 
     model: str
@@ -95,7 +95,7 @@ class SimplifyRequest(Record):
     feeds: str
     shapes: dict[str, tuple[int, ...]]
     fixed: dict[str, tuple[int | None, ...]] = {}
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class SimplifyReply(Record):

@@ -107,7 +107,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
     Raises:
         StageError: onnxsim failed, or the result differs from the input. The caller may try again without onnxsim.
     """
-    notes = list(request.notes)
+    notes = []
     source = Path(request.model)
     original = load_model(source)
     nodes_before = node_count(original)
@@ -156,6 +156,7 @@ def simplify(request: SimplifyRequest, report: Report) -> SimplifyReply:
         opset=opset,
         contract=contract,
         parity=differences,
+        warnings=request.warnings,
         notes=tuple(notes),
     )
     record.write(path.with_name(f"{SIMPLIFIED}.json"))

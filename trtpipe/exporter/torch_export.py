@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.config.requirements import install
 from trtpipe.errors import HostError, InputError, StageError, text_of
 from trtpipe.exporter.arrays import array_of, tensor_of
 from trtpipe.exporter.calling import (
@@ -296,7 +297,7 @@ def _to_onnx(exported: Exported, request: TorchRequest) -> ir.Model:
         program = decomposed(exported.program)
         made = torch.onnx.export(program, (), dynamo=True, opset_version=request.opset, verbose=False)
     except ImportError as error:
-        raise HostError(f"the ONNX exporter of torch needs {error.name!r}", "pip install 'trtpipe[torch]'") from error
+        raise HostError(f"the ONNX exporter of torch needs {error.name!r}", install("torch")) from error
     except Exception as error:
         raise export_error(exported.what, Failure(exported.module, error)) from error
     if made is None:

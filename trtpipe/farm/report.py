@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 from xml.etree import ElementTree as ET
 
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.config.units import printable
 from trtpipe.farm.tasks import Figures, Offer, TaskError
 from trtpipe.report.verdict import WORDS
@@ -70,7 +70,7 @@ class CellResult(Record):
         return "ERROR" if self.state == "error" else WORDS[self.state]
 
 
-class MatrixReport(Summarized, Record):
+class MatrixReport(Summarized, PublicRecord):
     """``matrix.json``.
 
     Attributes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import check_arguments
 from trtpipe.config.paths import path_of
+from trtpipe.config.requirements import install
 from trtpipe.config.settings import Settings
 from trtpipe.errors import HostError, InputError, TrtpipeError
 from trtpipe.farm.choice import choose, shipped
@@ -256,7 +257,7 @@ def _workers(address: str | None, settings: Settings) -> Iterator[Workers]:
         except ModuleNotFoundError as error:
             raise HostError(
                 "--ray needs the package 'ray', which is not installed",
-                "pip install 'trtpipe[farm]', or leave --ray out to work on this machine",
+                f"{install('farm')}; or leave --ray out to work on this machine",
             ) from error
         workers = RayWorkers(address, settings)
     try:

@@ -91,7 +91,7 @@ def _preload(modules: Sequence[str]) -> None:
     if missing:
         gc.disable()
         for module in missing:
-            with suppress(ImportError):  # the child that needs it reports it
+            with suppress(Exception):  # however it failed, the child that needs it says so
                 importlib.import_module(module)
         gc.freeze()
         gc.enable()

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from trtpipe.backends.timing import QueryTimes
+from trtpipe.config.requirements import install
 from trtpipe.latency.reports import Latency, Times
 from trtpipe.latency.statistics import spread, times, windows
 
@@ -200,7 +201,7 @@ def _clocks(found: Latency) -> Iterator[str]:
     if not found.parts:
         return
     if found.before is None or found.after is None:
-        yield "the GPU's clocks were not read: pip install 'trtpipe[gpu]'; NVML reports none for a Jetson"
+        yield f"the GPU's clocks were not read: {install('gpu')}; NVML reports none for a Jetson"
         return
     reasons = dict.fromkeys((*found.before.throttled, *found.after.throttled))
     if reasons:

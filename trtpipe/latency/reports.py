@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.backends.timing import DeviceState
 from trtpipe.engine.record import EngineFigures
 
@@ -87,7 +87,7 @@ class Latency(Times):
         return shapes_as_text(self.shapes)
 
 
-class LatencyReport(Record):
+class LatencyReport(PublicRecord):
     """``latency.json``: the figures, and the machine. Whether a limit is met, the verdict says.
 
     Attributes:
@@ -137,7 +137,7 @@ class PairedComparison(Record):
         return shapes_as_text(self.shapes)
 
 
-class LatencyComparison(Record):
+class LatencyComparison(PublicRecord):
     """``comparison.json``: two engines, or two graphs, on one machine.
 
     Attributes:

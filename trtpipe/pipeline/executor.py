@@ -128,7 +128,7 @@ class Executor:
         key = self._learned(prepared, draft, state)
         artifact = self._store.put(key, draft, time.perf_counter() - begin)
         state.add(artifact, key.digest)
-        self._tell(prepared, artifact)
+        self._tell_of(prepared, artifact)
         seconds = time.perf_counter() - begin
         return Step(prepared.label, "built", because, artifact, key.digest, seconds, stored_under=key)
 
@@ -151,12 +151,22 @@ class Executor:
             )
         return self._key(prepared.stage, prepared.job, prepared.settings, inputs)
 
-    def _tell(self, prepared: Prepared, artifact: Artifact) -> None:
-        if isinstance(prepared.stage, Noting):
-            for warning in prepared.stage.warnings(artifact, prepared.inputs):
-                self._progress.warn(warning)
-            for note in prepared.stage.notes(artifact, prepared.inputs):
-                self._progress.note(note)
+    def _tell_of(self, prepared: Prepared, artifact: Artifact) -> None:
+        if prepared.job.target is None:  # what is made for several targets is told once, of all of them
+            self.tell(prepared.stage, [(artifact, prepared.inputs)])
+
+    def tell(self, stage: Stage[Any], made: Iterable[tuple[Artifact, Inputs]]) -> None:
+        """Say what users should hear of artifacts; a sentence about several targets once, with their names."""
+        if not isinstance(stage, Noting):
+            return
+        made = tuple(made)
+        for say, sentences in ((self._progress.warn, stage.warnings), (self._progress.note, stage.notes)):
+            targets: dict[str, list[str]] = {}
+            for artifact, inputs in made:
+                for sentence in sentences(artifact, inputs):
+                    targets.setdefault(sentence, []).append(artifact.target or "")
+            for sentence, names in targets.items():
+                say(f"{', '.join(names)}: {sentence}".removeprefix(": "))
 
     def ask_parser(self, prepared: Prepared, state: RunState) -> None:
         """Ask the back-end's parser about a graph before calibration data is read, once a graph; see ``Backend``.
@@ -188,7 +198,7 @@ class Executor:
     def found(self, prepared: Prepared, state: RunState, artifact: Artifact, key: Key, begin: float) -> Step:
         """The step of an artifact that the store has."""
         state.add(artifact, key.digest)
-        self._tell(prepared, artifact)
+        self._tell_of(prepared, artifact)
         seconds = time.perf_counter() - begin
         return Step(prepared.label, "hit", "nothing changed", artifact, key.digest, seconds, stored_under=key)
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from trtpipe.artifact import Draft
+    from trtpipe.artifact import Artifact, Draft
     from trtpipe.config.job import Job
     from trtpipe.isolation.thread_pool import TaskResult
     from trtpipe.pipeline.run_state import RunState
     from trtpipe.progress import Progress
-    from trtpipe.stages.stage import Stage
+    from trtpipe.stages.stage import Inputs, Stage
     from trtpipe.store import ArtifactStore, Key
 
 
@@ -52,6 +52,7 @@ class MultiTargetBuild:
         self._stage = stage
         self._state = state
         self._steps: dict[str, Step] = {}
+        self._made: dict[str, tuple[Artifact, Inputs]] = {}
         self.errors: list[StageError] = []
 
     def run(self, jobs: Sequence[Job]) -> list[Step]:
@@ -64,7 +65,9 @@ class MultiTargetBuild:
         left = {job.target for job in self._make_shared(shared)} if shared else set()
         jobs = [replace(job, together=()) if job.target in left else job for job in jobs]
         self._make_alone([job for job in jobs if not job.together])
-        return [self._steps[label_of(self._stage, job)] for job in jobs]
+        labels = [label_of(self._stage, job) for job in jobs]
+        self._executor.tell(self._stage, [self._made[label] for label in labels if label in self._made])
+        return [self._steps[label] for label in labels]
 
     def _make_shared(self, jobs: Sequence[Job]) -> list[Job]:
         """Make plans for ``jobs`` that targets may share; those are left for which that cannot be."""
@@ -161,6 +164,7 @@ class MultiTargetBuild:
         artifact = self._store.put(each.key, draft, seconds)
         self._state.add(artifact, each.key.digest)
         label = each.work.label
+        self._made[label] = artifact, each.work.inputs
         self._steps[label] = Step(
             label, "built", each.because, artifact, each.key.digest, seconds, stored_under=each.key
         )
@@ -188,6 +192,7 @@ class MultiTargetBuild:
         self._progress.begin(step.label)
         self._progress.end(step.label, "hit")
         self._steps[step.label] = step
+        self._made[step.label] = artifact, work.inputs
         return True
 
 

@@ -7,7 +7,7 @@ different layers are nearly uncorrelated, so powers nearly add up (Lin et al. 20
 
 from __future__ import annotations
 
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.summary import Summarized, Summary
 
 
@@ -36,7 +36,7 @@ class GroupSensitivity(Record):
         return self.noise / max(self.macs, 1)
 
 
-class Sensitivity(Summarized, Record):
+class Sensitivity(Summarized, PublicRecord):
     """``sensitivity.json``: every group, in graph order.
 
     Attributes:

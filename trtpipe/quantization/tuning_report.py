@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trtpipe.accuracy.reports import MetricValue
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.config.methods import Method
 from trtpipe.config.metrics import limit_of_drop, limit_of_value
 from trtpipe.config.recipe import EvaluationSettings, WeightMethod
@@ -78,7 +78,7 @@ class Calibration(Record):
     loss: float | None = None
 
 
-class Tuning(Record):
+class Tuning(PublicRecord):
     """What was found: the report beside the profile.
 
     Attributes:

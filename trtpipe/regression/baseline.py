@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trtpipe.accuracy.reports import Comparison, MetricValue
-from trtpipe.artifact import IOContract, Record
+from trtpipe.artifact import IOContract, PublicRecord, Record
 from trtpipe.config.recipe import Preprocessing
 from trtpipe.engine.record import EngineFigures
 from trtpipe.errors import InputError
@@ -36,7 +36,7 @@ class CalibrationData(Record):
     preprocessing: Preprocessing | None = None
 
 
-class Baseline(Record):
+class Baseline(PublicRecord):
     """One good build.
 
     Attributes:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from trtpipe.accuracy.consistency import require_consistent
-from trtpipe.artifact import Record
+from trtpipe.artifact import PublicRecord, Record
 from trtpipe.config.profile import AccuracyGate
 from trtpipe.errors import InputError
 from trtpipe.regression.baseline import calibration_data
@@ -46,7 +46,7 @@ class Finding(Record):
     message: str
 
 
-class CheckReport(Summarized, Record):
+class CheckReport(Summarized, PublicRecord):
     """The result of ``check``.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from trtpipe.config.redaction import without_secrets
+from trtpipe.config.requirements import install
 from trtpipe.config.settings import environment
 from trtpipe.errors import HostError, InputError
 
@@ -102,7 +103,7 @@ def open_bucket(url: str, patience: float = 60.0) -> Bucket:
     except ModuleNotFoundError as error:
         raise HostError(
             f"{plain}: the package 'obstore' is missing, which speaks to object stores",
-            "pip install 'trtpipe[store]', or use a folder: file:///FOLDER",
+            f"{install('store')}; or use a folder: file:///FOLDER",
         ) from error
     check_environment(environment())
     return ObjectBucket(plain, patience)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from trtpipe.artifact import FileEntry, IOContract, Record
+from trtpipe.artifact import FileEntry, IOContract, PublicRecord, Record
 from trtpipe.calibration.data_summary import DataSummary
 from trtpipe.config.formats import Precision
 from trtpipe.config.recipe import Preprocessing
@@ -48,7 +48,7 @@ class Evaluation(Record):
     function_digest: str = ""
 
 
-class Manifest(Record):
+class Manifest(PublicRecord):
     """The index of a bundle: its files, their source, the tools and settings that made them, and the verdict.
 
     It holds no time and no path, so equal builds give equal manifests.

@@ -12,6 +12,7 @@ import numpy as np
 from trtpipe.config.formats import FP16, INT8, find_format
 from trtpipe.config.os_errors import translate_os_errors
 from trtpipe.config.paths import path_of
+from trtpipe.config.requirements import install
 from trtpipe.errors import HostError, InputError
 
 if TYPE_CHECKING:
@@ -167,6 +168,4 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise HostError(
-            "plots need the package matplotlib, which is not installed", "pip install 'trtpipe[plots]'"
-        ) from error
+        raise HostError("plots need the package matplotlib, which is not installed", install("plots")) from error

@@ -92,14 +92,13 @@ class Provenance(Record):
         Args:
             profile, recipe: those in force, as TOML.
         """
-        versions = (f"{name}=={version.partition('+')[0]}" for name, version in self.toolchain.items())
-        pins = shlex.join([f"trtpipe=={self.trtpipe}", *versions])
+        pins = shlex.join(f"{name}=={version.partition('+')[0]}" for name, version in self.toolchain.items())
         state = "" if self.git is None else f", commit {self.git.commit}{' with changes' if self.git.dirty else ''}"
         lines = [
             f"{SCRIPT_HEAD}{_comment(self.source)} again{state}.",
             f"# Made {self.created} with Python {self.machine['python']}.",
             "# Run it in the folder that its paths are relative to. Engines are never the same bytes twice, all else",
-            "# is: trtpipe diff shows what differs. The versions that were used:",
+            f"# is: trtpipe diff shows what differs. The versions that were used beside trtpipe {self.trtpipe}:",
             f"#   python3 -m pip install {_comment(pins)}",
             "set -eu",
         ]

@@ -51,8 +51,11 @@ class SimplifyRecord(Record):
         nodes_before, nodes_after: size of the graph.
         opset: of the result.
         parity: input against result, on two samples of the data, or seeded random ones.
-        notes: what was tried without success, and why.
+        warnings: what failed, why, and which graph was taken instead.
+        notes: what was resolved or left out, and why.
     """
+
+    SCHEMA: ClassVar[int] = 3
 
     simplified: bool
     nodes_before: int
@@ -60,6 +63,7 @@ class SimplifyRecord(Record):
     opset: int
     contract: IOContract
     parity: tuple[OutputDifference, ...] = ()
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

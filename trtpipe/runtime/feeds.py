@@ -18,8 +18,8 @@ from trtpipe.errors import InputError
 if TYPE_CHECKING:
     from trtpipe.delivery.record import Model, Range, Tensor
 
-#: An array, an image file (a path, or its content in bytes) or a list of these for the one input; or input name -> such
-#: a thing.
+#: An array, an image or WAV file (a path, or its content in bytes) or a list of these for the one input; or input
+#: name -> such a thing.
 Given: TypeAlias = "Mapping[str, object] | object"
 Array: TypeAlias = "np.ndarray | dlpack.DeviceTensor"
 
@@ -43,7 +43,7 @@ class Feeder:
     ) -> None:
         self._model = model
         self._inputs = {tensor.name: tensor for tensor in model.inputs}
-        self._images = {each.input: each for each in model.preprocessing}
+        self._prepared = {each.input: each for each in model.preprocessing}
         # what a profile holds of an input of fixed shape is a range of its values
         fixed = [each.name for each in model.inputs if each.shape is not None and each.shape == _lengths(each.shape)]
         self._by_value = {name for profile in profiles for name in profile if name in fixed}
@@ -83,13 +83,13 @@ class Feeder:
     def _array(self, tensor: Tensor, value: Any) -> Array:
         if isinstance(value, np.ndarray):
             return value
-        if files := _image_files(value):
+        if files := _files(value):
             return self._batch(tensor, files)
         place = dlpack.device_of(value)
         if place is None:
             raise InputError(
                 f"input {tensor.name!r}: a {type(value).__name__} is no array",
-                f"give a numpy array of {tensor.dtype}, an array with __dlpack__, or image files",
+                f"give a numpy array of {tensor.dtype}, an array with __dlpack__, or image or WAV files",
             )
         if place[0] != dlpack.CUDA:
             return _from_host(tensor, value)
@@ -101,27 +101,26 @@ class Feeder:
             )
         return dlpack.imported(value, self._stream, f"input {tensor.name!r}")
 
-    def _batch(self, tensor: Tensor, files: Sequence[_ImageFile]) -> np.ndarray:
-        """Image files as one batch, prepared as the calibration images were."""
-        known = self._images.get(tensor.name)
+    def _batch(self, tensor: Tensor, files: Sequence[_File]) -> np.ndarray:
+        """Files as one batch, prepared as those of the calibration were."""
+        known = self._prepared.get(tensor.name)
         if known is None:
             raise InputError(
-                f"input {tensor.name!r} takes no image files: the package does not say how they are prepared",
-                f"give an array; or package with a description that has [inputs.{tensor.name}.image]",
+                f"input {tensor.name!r} takes no files: the package does not say how they are prepared",
+                f"give an array; or package with a description that has [inputs.{tensor.name}.image], or audio",
             )
         from trtpipe.backends.inference import numpy_type
-        from trtpipe.data.pixels import load_tensor, require_pillow
 
-        require_pillow()
-        images = [load_tensor(file.path, known.image, known.raw, file.content) for file in files]
-        for file, image in zip(files, images, strict=True):
-            if image.shape != images[0].shape:
+        named = [file.path or Path(f"{known.takes} {index}") for index, file in enumerate(files)]
+        arrays = [known.array(path, file.content) for path, file in zip(named, files, strict=True)]
+        for path, array in zip(named, arrays, strict=True):
+            if array.shape != arrays[0].shape:
                 raise InputError(
-                    f"input {tensor.name!r}: {file.path} becomes {_shown(image.shape)}, {files[0].path} "
-                    f"{_shown(images[0].shape)}: they do not make one batch",
-                    "give images of one size, or one at a time",
+                    f"input {tensor.name!r}: {path} becomes {_shown(array.shape)}, {named[0]} "
+                    f"{_shown(arrays[0].shape)}: they do not make one batch",
+                    f"give {known.takes}s of one size, or one at a time",
                 )
-        return np.stack(images).astype(numpy_type(tensor.dtype), copy=False)
+        return np.stack(arrays).astype(numpy_type(tensor.dtype), copy=False)
 
     def _require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         lengths: dict[str, tuple[int, str]] = {}
@@ -169,22 +168,19 @@ class Feeder:
 
 
 @dataclass(frozen=True)
-class _ImageFile:
-    """An image to decode: a file, or its content, which then has a name for errors alone."""
+class _File:
+    """A file to decode: by its path, or its content, which has none."""
 
-    path: Path
+    path: Path | None
     content: IO[bytes] | None = None
 
 
-def _image_files(value: object) -> list[_ImageFile]:
-    """The images, where it is one or a list of them."""
-    several = value if isinstance(value, list | tuple) else [value]
+def _files(value: object) -> list[_File]:
+    """The files, where it is one or a list of them."""
+    several: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(each, str | bytes | os.PathLike) for each in several):
         return []
-    return [
-        _ImageFile(Path(f"image {index}"), BytesIO(each)) if isinstance(each, bytes) else _ImageFile(Path(each))
-        for index, each in enumerate(several)
-    ]
+    return [_File(None, BytesIO(each)) if isinstance(each, bytes) else _File(Path(each)) for each in several]
 
 
 def _from_host(tensor: Tensor, value: Any) -> np.ndarray:

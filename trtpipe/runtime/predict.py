@@ -2,12 +2,12 @@
 
     python predict.py --device cpu photo.jpg
 
-It needs trtpipe with its extras runtime-cpu and images. On a GPU (--device cuda, the default) numpy and the TensorRT
-that built the engine are enough for arrays.
+It needs trtpipe with its extras runtime-cpu and, for images, images. On a GPU (--device cuda, the default) numpy and
+the TensorRT that built the engine are enough for arrays.
 
-A FILE is an image, where the package says how images become the input; an .npy file with the one input; or an .npz file
-with an array for each input, named as it is, with the batch axis. Without a FILE the reference inputs of the package
-are run.
+A FILE is an image or a WAV file, where the package says how such become the input; an .npy file with the one input; or
+an .npz file with an array for each input, named as it is, with the batch axis. Without a FILE the reference inputs of
+the package are run.
 """
 
 from __future__ import annotations

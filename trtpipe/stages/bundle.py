@@ -173,7 +173,7 @@ def _notes(inputs: Inputs, parity: ParityReport | None, latency: LatencyReport |
         artifact = inputs.artifacts.get(label)
         if artifact is not None and artifact.described:
             found = record.read(artifact.sidecar)
-            warnings = found.warnings if isinstance(found, LowerRecord) else ()
+            warnings = () if isinstance(found, ExportRecord) else found.warnings
             notes += [f"{label}: {note}" for note in (*warnings, *found.notes)]
     for engine in inputs.engines():
         if engine.described:

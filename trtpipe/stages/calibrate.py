@@ -15,9 +15,10 @@ from trtpipe.backends.base import load_backend
 from trtpipe.config.build_request import NotNeeded
 from trtpipe.config.stage_settings import CalibrateSettings, GateSettings, trial_settings
 from trtpipe.errors import Cancelled, InputError, OutOfMemory, OutOfTime, StageError
-from trtpipe.stages.stage import Stage
+from trtpipe.stages.stage import Noting, Stage
 
 if TYPE_CHECKING:
+    from trtpipe.artifact import Artifact
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.build_request import BuildRequest
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 RANGES = "ranges.json"
 
 
-class Calibrate(Stage[CalibrateSettings]):
+class Calibrate(Stage[CalibrateSettings], Noting):
     """Chooses every tensor's range by the method asked for."""
 
     name = "calibrate"
@@ -76,6 +77,17 @@ class Calibrate(Stage[CalibrateSettings]):
         ranges.write(workdir / RANGES)
         return Draft("ranges", workdir, (RANGES,))
 
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """That corrections failed."""
+        from trtpipe.calibration.ranges import Ranges
+
+        reason = Ranges.read(artifact.path).corrections_failed
+        return (f"corrections failed and are left out: {reason}",) if reason else ()
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def check(self, draft: Draft, inputs: Inputs) -> None:
         from trtpipe.calibration.ranges import Ranges
 
@@ -116,7 +128,6 @@ class _Trials:
             if self.settings.gate is None:
                 raise
             ranges = replace(self, settings=self.settings.model_copy(update={"gate": None})).run()
-            self.progress.warn(f"corrections failed and are left out: {error.message}")
             return ranges.model_copy(update={"corrections_failed": error.message})
 
     def run(self) -> Ranges:

@@ -22,13 +22,13 @@ from trtpipe.errors import BuildError, InternalError, OutOfMemory, OutOfTime, St
 from trtpipe.isolation.thread_pool import Task, run_tasks
 from trtpipe.isolation.worker import affordable
 from trtpipe.report.stage_records import LowerRecord
-from trtpipe.stages.stage import PLUGINS, Shareable, Stage
+from trtpipe.stages.stage import PLUGINS, Noting, Shareable, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from trtpipe.artifact import IOContract
+    from trtpipe.artifact import Artifact, IOContract
     from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.settings import Settings
     from trtpipe.config.target import Target
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _SCRATCH = "plan-"
 
 
-class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
+class Compile(Stage[CompileSettings], Shareable[CompileSettings], Noting):
     """Asks a back-end for an engine. Plain plan bytes; what is known of it goes into the sidecar."""
 
     name = "compile"
@@ -75,7 +75,6 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         target = find_target(settings.target)
         plan = workdir / f"{target}.plan"
         record = _built(settings, inputs, (target,), plan, runtime, progress)
-        _tell(record, settings, plan.name, progress)
         return _draft(record, plan)
 
     def together(self, request: BuildRequest) -> tuple[Target, ...]:
@@ -102,7 +101,6 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         plans = sharing.plans(tuple(map(find_target, settings.together)))
         drafts = {}
         for made in plans:
-            _tell(made.record, settings, ", ".join(map(str, made.targets)), progress)
             for target in made.targets:
                 plan = workdir / f"{target}.plan"
                 shutil.copyfile(made.path, plan)
@@ -110,6 +108,15 @@ class Compile(Stage[CompileSettings], Shareable[CompileSettings]):
         for folder in workdir.glob(f"{_SCRATCH}*"):
             shutil.rmtree(folder)
         return tuple(drafts[name] for name in settings.together if name in drafts)
+
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """None: builders warn of what few users can change."""
+        return ()
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """The builder's warnings, and how the engine differs from the lowered graph."""
+        record = EngineRecord.read(artifact.sidecar)
+        return (*(f"{record.flavor}: {warning}" for warning in record.warnings), *record.notes)
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         """The engine is not empty, and has the graph's inputs and outputs; in what it computes, the verdict says."""
@@ -285,13 +292,6 @@ def _is_better(own: EngineRecord, shared: EngineRecord) -> bool:
     return len(own.report.kernels) < len(shared.report.kernels) or (
         memory and (own.activation_bytes or 0) < (shared.activation_bytes or 0)
     )
-
-
-def _tell(record: EngineRecord, settings: CompileSettings, name: str, progress: Progress) -> None:
-    for warning in record.warnings:
-        progress.note(f"{settings.backend}: {warning}")
-    for note in record.notes:
-        progress.note(f"{name}: {note}")
 
 
 def _draft(record: EngineRecord, plan: Path) -> Draft:

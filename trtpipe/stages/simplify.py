@@ -15,13 +15,15 @@ from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import LIGHT, limits_for
 from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.preflight.onnx_io import read_contract, read_proto
-from trtpipe.stages.stage import FIRST_SAMPLES, Stage
+from trtpipe.report.stage_records import SimplifyRecord
+from trtpipe.stages.stage import FIRST_SAMPLES, Noting, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
 
+    from trtpipe.artifact import Artifact
     from trtpipe.config.build_request import BuildRequest
     from trtpipe.config.profile import OptimizationProfile
     from trtpipe.config.settings import Settings
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 FEEDS = "feeds.npz"
 
 
-class Simplify(Stage[SimplifySettings]):
+class Simplify(Stage[SimplifySettings], Noting):
     """Runs onnxsim and our own passes in a child process; the input goes on where they fail or change the result."""
 
     name = "simplify"
@@ -77,11 +79,19 @@ class Simplify(Stage[SimplifySettings]):
             except (StageError, WorkerError) as error:
                 if not request.rewrite or (isinstance(error, WorkerError) and error.phase == RUN):
                     raise  # in the second case running the model as it came is what failed
-                request = _next_attempt(request, error.message, progress)
+                request = _next_attempt(request, error.message)
                 for leftover in workdir.glob(f"{SIMPLIFIED}*"):
                     leftover.unlink()
         (workdir / FEEDS).unlink(missing_ok=True)
         return Draft("simplified", workdir, (*reply.names, f"{SIMPLIFIED}.json"))
+
+    def warnings(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """What failed, and which graph is used instead."""
+        return SimplifyRecord.read(artifact.sidecar).warnings
+
+    def notes(self, artifact: Artifact, inputs: Inputs) -> tuple[str, ...]:
+        """What was resolved, or not done."""
+        return SimplifyRecord.read(artifact.sidecar).notes
 
     def check(self, draft: Draft, inputs: Inputs) -> None:
         broken = read_contract(inputs.path("model")).difference(read_contract(draft.path))
@@ -102,13 +112,12 @@ def _attempt(request: SimplifyRequest, limits: Limits, progress: Progress) -> Si
     )
 
 
-def _next_attempt(request: SimplifyRequest, failure: str, progress: Progress) -> SimplifyRequest:
+def _next_attempt(request: SimplifyRequest, failure: str) -> SimplifyRequest:
     """The next attempt after a failed one: without onnxsim, then without any rewriting."""
-    what = "onnxsim" if request.onnxsim else "rewriting"
-    note = f"{what} failed: {failure}"
-    progress.warn(f"{note}; the {'unsimplified' if request.onnxsim else 'given'} graph is used")
+    what, instead = ("onnxsim", "unsimplified") if request.onnxsim else ("rewriting", "given")
+    warning = f"{what} failed: {failure}; the {instead} graph is used"
     given_up = {"onnxsim": False} if request.onnxsim else {"rewrite": False}
-    return request.model_copy(update={**given_up, "notes": (*request.notes, note)})
+    return request.model_copy(update={**given_up, "warnings": (*request.warnings, warning)})
 
 
 def _write_feeds(inputs: Inputs, workdir: Path) -> str:

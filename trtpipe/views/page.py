@@ -58,8 +58,7 @@ class _Accuracy:
 
 @dataclass(frozen=True)
 class _Latency:
-    bars: pictures.Bars | None
-    windows: tuple[pictures.Columns, ...]
+    measured: tuple[pictures.Measured, ...]
     blocks: tuple[Block, ...]
 
 
@@ -273,9 +272,8 @@ def _accuracy(build: Build, images: str | None) -> _Accuracy:
 
 def _latency(build: Build) -> _Latency:
     assert build.latency is not None
-    measured = build.latency.measurements
-    over_time = [drawn for each in measured if (drawn := pictures.windows(each)) is not None]
-    return _Latency(pictures.latency_bars(measured), tuple(over_time), tuple(results.latency(build.latency)))
+    measured = tuple(map(pictures.measured, build.latency.measurements))
+    return _Latency(measured, tuple(results.latency(build.latency)))
 
 
 def _sections(build: Build) -> Iterator[tuple[str, Iterator[Block] | Sequence[Block]]]:

@@ -122,6 +122,22 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Latencies of one artifact on inputs of one shape.
+
+    Attributes:
+        distribution: smallest, percentiles and largest, on a scale of their own.
+        windows: whether the times drift; ``None`` where it was too short to see that.
+        clocks: of the GPU; ``None`` where they were not read, and on a CPU.
+    """
+
+    title: str
+    distribution: Bars
+    windows: Columns | None
+    clocks: Bars | None
+
+
+@dataclass(frozen=True)
 class Histogram:
     """Counts over the magnitude, on a logarithmic axis, and the thresholds of every calibration method.
 
@@ -276,26 +292,29 @@ def columns(title: str, values: Sequence[float], *, unit: str, kind: str, first:
     return Columns(title, heights, tuple(names), f"{most:.3g}{unit}", *ends, note)
 
 
-def latency_bars(measurements: Sequence[Latency]) -> Bars | None:
-    """Percentiles of every measurement on one scale, in milliseconds; ``None`` for none."""
-    most = max((each.max for each in measurements), default=0.0)
-    rows = [
-        (f"{each.artifact}, {each.on}: {name}", value)
-        for each in measurements
-        for name, value in (("min", each.min), ("median", each.median), ("p99", each.p99), ("max", each.max))
-    ]
-    bars = tuple(Bar(name, f"{value:.3f} ms", _percent(value, most)) for name, value in rows)
-    return Bars("Distribution", bars) if bars else None
+def measured(found: Latency) -> Measured:
+    """One measurement."""
+    values = (("min", found.min), ("median", found.median), ("p90", found.p90), ("p99", found.p99), ("max", found.max))
+    times = tuple(Bar(name, f"{value:.3f} ms", _percent(value, found.max)) for name, value in values)
+    windows = None
+    if len(found.windows) > 1:
+        windows = columns("Medians over time", found.windows, unit=" ms", kind="window", first=1)
+    return Measured(f"{found.artifact}, {found.on}", Bars("Distribution", times), windows, _clocks(found))
 
 
-def windows(measured: Latency) -> Columns | None:
-    """Medians over time: whether the times drift; ``None`` where it was too short to tell."""
-    if len(measured.windows) < 2:
+def _clocks(found: Latency) -> Bars | None:
+    """The GPU's clock, beside its highest; ``None`` where it was not read."""
+    both = {"after the warm-up": found.before, "at the end": found.after}
+    states = {when: state for when, state in both.items() if state is not None and state.sm_mhz is not None}
+    if not states:
         return None
-    title = f"{measured.artifact}, {measured.on}: medians over time"
-    states = [(when, state) for when, state in (("before", measured.before), ("after", measured.after)) if state]
-    clocks = "; ".join(f"SM clock {when}: {state.sm_mhz} MHz" for when, state in states if state.sm_mhz is not None)
-    return columns(title, measured.windows, unit=" ms", kind="window", first=1, note=clocks)
+    read = {when: (state.sm_mhz or 0, state.max_sm_mhz or 0) for when, state in states.items()}
+    most = max(max(pair) for pair in read.values())
+    bars = [Bar(when, f"{clock} MHz", _percent(clock, most)) for when, (clock, _) in read.items()]
+    degrees = [f"{state.temperature} °C {when}" for when, state in states.items() if state.temperature is not None]
+    reasons = dict.fromkeys(reason for state in states.values() for reason in state.throttled)
+    note = "; ".join((*degrees, *(f"throttled: {reason}" for reason in reasons)))
+    return Bars(f"SM clock, of {most} MHz", tuple(bars), note)
 
 
 def histogram(name: str, tensor: TensorStatistics, precision: Format, taken: float) -> Histogram:

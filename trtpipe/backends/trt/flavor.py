@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Literal, TypeAlias
 
-from trtpipe.backends.base import REMEDIES
+from trtpipe.backends.base import installing
 from trtpipe.config.os_errors import cannot_load
 
 Flavor: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
@@ -22,4 +22,4 @@ def load(flavor: Flavor) -> Any:
     try:
         return importlib.import_module(flavor.replace("-", "_"))
     except (ImportError, OSError) as error:
-        raise cannot_load(TITLES[flavor], error, REMEDIES[flavor]) from error
+        raise cannot_load(TITLES[flavor], error, installing(flavor)) from error

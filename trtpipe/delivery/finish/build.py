@@ -35,7 +35,7 @@ from trtpipe.reference.feed_archive import read_feed_archive
 
 MODEL, JOB, FINISHED, PARITY, LATENCY = "model.json", "handover.json", "finished.json", "parity.json", "latency.json"
 #: The schemas of the files that are read and written.
-MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 1, 1, 2, 2, 4
+MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA, LATENCY_SCHEMA = 2, 1, 2, 2, 4, 3
 #: What is read of an input or output.
 TENSOR = ("name", "dtype", "shape")
 #: The oldest TensorRT that is of use.
@@ -396,14 +396,17 @@ def stated(outcome: str, headline: str, scope: str, samples: int, data: str, acc
     return {"verdict": said, "speed": speed}
 
 
+def latency_report(measured: Record) -> Record:
+    """What ``latency.json`` says."""
+    return {"schema_version": LATENCY_SCHEMA, "machine": machine(), "measurements": [measured]}
+
+
 def write(
     folder: Path, model: Record, job: Record, engine: Record, parity: Record | None, latency: Record | None,
     runner: str,
 ) -> int:  # fmt: skip
     """Write the records, the verdict last, and put the plan into the model repository; returns the exit code."""
-    measured = None if latency is None else {
-        "schema_version": RECORD_SCHEMA, "machine": machine(), "measurements": [latency], "passed": None,
-    }  # fmt: skip
+    measured = None if latency is None else latency_report(latency)
     found = verdict(job, parity, latency, runner)
     files = {f"{job['plan']}.json": engine, PARITY: parity, LATENCY: measured}
     for name, content in files.items():
