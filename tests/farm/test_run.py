@@ -164,7 +164,7 @@ class TestCellsThatCannotBe:
 class TestSeveralModelsOnOneGpu:
     MODELS = '[[models]]\nname = "both"\nsources = ["one.onnx", "two.onnx"]\n'
 
-    def test_are_one_cell_with_packages_and_a_repository(
+    def test_are_one_cell_with_one_package_and_a_repository(
         self, matrix: Matrix, folder: Path, settings: Settings
     ) -> None:
         report = build_matrix(matrix(models=self.MODELS), folder / "out", settings=settings)
@@ -172,9 +172,11 @@ class TestSeveralModelsOnOneGpu:
         sizes = [part.figures.size for part in cell.parts if part.figures is not None]
         assert cell.size == sum(size or 0 for size in sizes) > 0
         place = folder / "out" / "cells" / cell.name
-        assert sorted(each.name for each in (place / "packages").iterdir()) == ["0-one", "1-two"]
-        assert {"0-one", "1-two"} <= {each.name for each in (place / "repository").iterdir()}
+        assert {"one", "two"} <= {each.name for each in (place / "repository").iterdir()}
         assert cell.exit_code == 0
+        made = trtpipe.verify_package(place / "package").model
+        assert (made.name, [member.name for member in made.members]) == ("both", ["one", "two"])
+        assert trtpipe.selftest_package(place / "package", "cpu").passed
 
     def test_a_budget_is_kept_together(self, matrix: Matrix, folder: Path, settings: Settings) -> None:
         head = 'targets = ["sm89"]\nbackends = ["null"]\nmemory_budget = "600 B"\n'

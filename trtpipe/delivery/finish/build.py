@@ -35,7 +35,7 @@ from trtpipe.reference.feed_archive import read_feed_archive
 
 MODEL, JOB, FINISHED, PARITY, LATENCY = "model.json", "handover.json", "finished.json", "parity.json", "latency.json"
 #: The schemas of the files that are read and written.
-MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 1, 1, 2, 2, 4
+MODEL_SCHEMA, JOB_SCHEMA, FINISHED_SCHEMA, RECORD_SCHEMA, PARITY_SCHEMA = 2, 1, 2, 2, 4
 #: What is read of an input or output.
 TENSOR = ("name", "dtype", "shape")
 #: The oldest TensorRT that is of use.
