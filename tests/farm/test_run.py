@@ -22,7 +22,7 @@ from trtpipe.farm.local import LocalWorkers
 from trtpipe.farm.perform import perform, perform_text
 from trtpipe.farm.report import MatrixReport, worst
 from trtpipe.farm.run import build_matrix, plan_matrix
-from trtpipe.farm.tasks import SealedCopy, TaskRequest
+from trtpipe.farm.tasks import Needs, SealedCopy, TaskRequest
 from trtpipe.progress import NullProgress
 from trtpipe.remote import open_bucket
 from trtpipe.remote.folder import FolderBucket
@@ -243,6 +243,16 @@ class TestWorkers:
         assert error is not None
         assert words in error.message
         assert error.exit_code == 6
+
+    @pytest.mark.parametrize(("flavor", "version"), [("null", "2"), ("tensorrt", "")])
+    def test_one_that_has_something_else_than_it_said_is_refused(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, flavor: str, version: str
+    ) -> None:
+        monkeypatch.setattr("trtpipe.farm.perform.missing", lambda name: "it" if name == "tensorrt" else None)
+        needs = Needs(flavor=flavor, version=version)
+        error = perform(request_of(folder, str(folder / "one.onnx")).model_copy(update={"needs": needs})).error
+        assert error is not None
+        assert (error.exit_code, f"taken for one with {needs}" in error.message) == (6, True)
 
     def test_a_request_that_is_none_gets_a_reply(self) -> None:
         assert json.loads(perform_text('{"from": "the future"}'))["error"]["exit_code"] == 6

@@ -19,7 +19,7 @@ from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_json
 from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import HostError, InputError, InternalError, TrtpipeError
-from trtpipe.farm.tasks import Figures, StageDone, TaskError, TaskReply, TaskRequest
+from trtpipe.farm.tasks import Figures, StageDone, TaskError, TaskReply, TaskRequest, begins
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Pipeline, opened_store, stages_for
@@ -99,7 +99,8 @@ def foreseen(request: TaskRequest, settings: Settings, store: ArtifactStore) -> 
 
 
 def _check_same(request: TaskRequest, settings: Settings) -> None:
-    """Refuse to work for another trtpipe: what it means by a stage, or trusts, may be something else."""
+    """Refuse to work for another trtpipe: what it means by a stage, or trusts, may be something else. And for who takes
+    this worker for another one: what it has may have changed since it said so."""
     here = socket.gethostname()
     if request.trtpipe != trtpipe.__version__:
         raise HostError(
@@ -111,6 +112,14 @@ def _check_same(request: TaskRequest, settings: Settings) -> None:
             f"worker {here} seals what it stores with another key than the driver",
             "set TRTPIPE_CACHE_KEY to the same secret on all machines",
         )
+    flavor = request.needs.flavor
+    if flavor:
+        found = None if missing(flavor) else load_backend(flavor).fingerprint(settings).get(flavor, "")
+        if found is None or not begins(found, request.needs.version):
+            raise HostError(
+                f"worker {here} was taken for one with {request.needs}, and has {'none' if found is None else found}",
+                "start its node again, with what trtpipe doctor --resources prints now",
+            )
 
 
 def _run(request: TaskRequest, settings: Settings, store: ArtifactStore, said: _Warnings, begin: float) -> TaskReply:
