@@ -53,6 +53,11 @@ class _Warnings(NullProgress):
     def warn(self, message: str) -> None:
         self.lines.append(message[:_LONGEST])
 
+    @property
+    def unique(self) -> tuple[str, ...]:
+        """The first of them, each once."""
+        return tuple(dict.fromkeys(self.lines))[:_MOST]
+
 
 def perform_text(text: str) -> str:
     """``perform``, from JSON to JSON. Whatever goes wrong is in the reply."""
@@ -71,7 +76,7 @@ def perform_text(text: str) -> str:
 def perform(request: TaskRequest) -> TaskReply:
     """Run the stages of a task."""
     begin, said = time.monotonic(), _Warnings()
-    return _perform(request, said, begin).model_copy(update={"warnings": tuple(dict.fromkeys(said.lines))[:_MOST]})
+    return _perform(request, said, begin).model_copy(update={"warnings": said.unique})
 
 
 def _perform(request: TaskRequest, said: _Warnings, begin: float) -> TaskReply:
@@ -86,6 +91,20 @@ def _perform(request: TaskRequest, said: _Warnings, begin: float) -> TaskReply:
         return failed(error, begin)
     except Exception as error:  # noqa: BLE001  a bug on one worker is no end of the driver
         return failed(InternalError(f"{type(error).__name__}: {error}"), begin)
+
+
+def found(request: TaskRequest, settings: Settings, store: ArtifactStore) -> TaskReply | None:
+    """What a worker on this machine would reply, where the store has all that it would make; ``None`` otherwise."""
+    begin, said = time.monotonic(), _Warnings()
+    try:
+        job = _job(request, settings)
+        stages = tuple(stage for stage in stages_for(job) if stage.name in request.stages)
+        steps = Pipeline(job, store, NullProgress()).plan(stages, {})
+        if any(step.state not in ("hit", "skipped") for step in steps):
+            return None
+        return _run(request, settings, store, said, begin).model_copy(update={"warnings": said.unique})
+    except TrtpipeError:  # its worker says so
+        return None
 
 
 def foreseen(request: TaskRequest, settings: Settings, store: ArtifactStore) -> list[State]:
