@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -263,6 +264,11 @@ class Sweep:
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         found = json.loads(verify.stdout)
+        listed = subprocess.run(
+            [sys.executable, "-m", "trtpipe", "cache", "list", "--shared", "--json"],
+            env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        stages = Counter(entry["key"]["stage"] for entry in json.loads(listed.stdout)["entries"])
         return {
             "kills": len(kinds),
             "kinds": kinds,
@@ -270,6 +276,7 @@ class Sweep:
             "cells_passed": sum(cell["exit_code"] == 0 for cell in report["cells"]),
             "corrupt": found["corrupt"],
             "entries": found["checked"],
+            "stages": dict(sorted(stages.items())),
             "sent_again": sum(count - 1 for count in proxy.records.values()),
         }
 

@@ -15,11 +15,12 @@ from trtpipe.api.doctor import diagnose as diagnose
 from trtpipe.api.inspection import Inspection as Inspection
 from trtpipe.api.inspection import inspect as inspect
 from trtpipe.api.latency import compare_latency as compare_latency
+from trtpipe.api.package_joins import join_packages as join_packages
+from trtpipe.api.package_joins import selftest_package as selftest_package
 from trtpipe.api.package_trust import VerifiedPackage as VerifiedPackage
 from trtpipe.api.package_trust import verify_package as verify_package
 from trtpipe.api.packages import PackageResult as PackageResult
 from trtpipe.api.packages import make_package as make_package
-from trtpipe.api.packages import selftest_package as selftest_package
 from trtpipe.api.request import make_job as make_job
 from trtpipe.api.results import BuildResult as BuildResult
 from trtpipe.api.stages import build as build

@@ -50,6 +50,7 @@ def run(folder: Path, backend: str, ray: bool) -> None:
         assert not ray or (killed is not None and report["repeated"] >= 1), "no worker was killed"
         begin = time.monotonic()
         subprocess.run([*command, "--cache-dir", str(folder / "second")], env=environment, cwd=folder, check=True)
+        seconds = time.monotonic() - begin
         warm = json.loads((folder / "out" / "matrix.json").read_text())
         assert warm["built"] == 0, f"the second machine built {warm['built']} stages"
         subprocess.run(
@@ -57,7 +58,7 @@ def run(folder: Path, backend: str, ray: bool) -> None:
         )
         print(
             f"{len(report['cells'])} cells in {report['seconds']:.0f} s, {report['repeated']} task(s) begun again; "
-            f"a second, empty machine: nothing built, {time.monotonic() - begin:.1f} s"
+            f"a second, empty machine: nothing built, {seconds:.1f} s"
         )
 
 

@@ -91,3 +91,17 @@ def test_bad_input(
     assert result.exit_code == code
     assert said in result.output
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_several_in_one(run: Run, package: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "other.tar"
+    assert run("package", "make", package.with_name("out"), "-o", archive).exit_code == 0
+    made = run("package", "join", package, archive, "-o", tmp_path / "both", "--name", "pair")
+    assert made.exit_code == 0, made.output
+    assert made.stdout.splitlines()[-1] == f"next:   trtpipe package selftest {tmp_path / 'both'} --device cpu"
+    verified = run("package", "verify", tmp_path / "both")
+    assert "package, other" in verified.stdout
+    tested = run("package", "selftest", tmp_path / "both", "--device", "cpu")
+    assert tested.exit_code == 0, tested.output
+    assert "other/y" in tested.stdout
+    assert run("package", "join", package, "-o", tmp_path / "one").exit_code == 2

@@ -51,6 +51,17 @@ def test_a_version_of_the_builder_counts_from_lowering_on(folder: Path, settings
     assert (stages(found)["calibrate"], stages(found)["lower"]) == (1, 2)
 
 
+def test_a_gpu_counts_where_the_version_is(folder: Path, settings: Settings) -> None:
+    """A node with the GPU and another version can do neither."""
+    offers = [Offer(name="a", trtpipe="1", flavors={"null": "1"}, gpus=("sm89",)),
+              Offer(name="b", trtpipe="1", flavors={"null": "2"})]  # fmt: skip
+    builds = [build(folder, number, version=version) for number, version in enumerate("12")]
+    found = graph_of(builds, offers, settings)
+    needs = [found.tasks[number].needs for number in found.last]
+    assert [(each.version, each.gpu) for each in needs] == [("1", "sm89"), ("2", "")]
+    assert all(any(offer.serves(task.needs) for offer in offers) for task in found.tasks)
+
+
 @pytest.mark.parametrize(
     ("changes", "shared"),
     [

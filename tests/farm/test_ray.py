@@ -74,3 +74,6 @@ def test_kills_and_cuts_lose_nothing(tmp_path: Path, workers: str) -> None:
         assert round_["cells_passed"] == 24
         assert round_["corrupt"] == []
         assert round_["sent_again"] <= round_["kills"]
+        # one key each; but a build that could not be verified, on a full disk, has a bundle that says so
+        assert round_["entries"] - round_["stages"]["bundle"] == 96
+        assert round_["stages"]["bundle"] >= 24

@@ -22,7 +22,7 @@ from trtpipe.farm.local import LocalWorkers
 from trtpipe.farm.perform import perform, perform_text
 from trtpipe.farm.report import MatrixReport, worst
 from trtpipe.farm.run import build_matrix, plan_matrix
-from trtpipe.farm.tasks import SealedCopy, TaskRequest
+from trtpipe.farm.tasks import Needs, SealedCopy, TaskRequest
 from trtpipe.progress import NullProgress
 from trtpipe.remote import open_bucket
 from trtpipe.remote.folder import FolderBucket
@@ -76,13 +76,18 @@ def test_cells_are_built_and_reported_and_found_again(
     assert (second.built, second.exit_code) == (0, 0)
 
 
-def test_a_second_machine_with_the_store_builds_nothing(matrix: Matrix, folder: Path, settings: Settings) -> None:
+def test_a_second_machine_with_the_store_builds_nothing(
+    matrix: Matrix, folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = replace(settings, store=f"file://{folder}/shared")
     assert {cell.there for cell in plan_matrix(matrix(head=FOUR), settings=shared)} == {0}
     assert build_matrix(matrix(head=FOUR), folder / "out", settings=shared).built > 0
     other = replace(shared, cache_dir=folder / "other")
     assert all(cell.there == cell.stages for cell in plan_matrix(matrix(head=FOUR), settings=other))
-    assert build_matrix(matrix(head=FOUR), folder / "again", settings=other).built == 0
+    monkeypatch.setattr(LocalWorkers, "submit", None)  # nor does it need a worker
+    again = build_matrix(matrix(head=FOUR), folder / "again", settings=other)
+    assert (again.built, again.exit_code) == (0, 0)
+    assert {cell.state for cell in again.cells} == {"passed"}
 
 
 def test_a_store_may_be_that_of_the_profiles(matrix: Matrix, folder: Path, settings: Settings) -> None:
@@ -164,7 +169,7 @@ class TestCellsThatCannotBe:
 class TestSeveralModelsOnOneGpu:
     MODELS = '[[models]]\nname = "both"\nsources = ["one.onnx", "two.onnx"]\n'
 
-    def test_are_one_cell_with_packages_and_a_repository(
+    def test_are_one_cell_with_one_package_and_a_repository(
         self, matrix: Matrix, folder: Path, settings: Settings
     ) -> None:
         report = build_matrix(matrix(models=self.MODELS), folder / "out", settings=settings)
@@ -172,9 +177,11 @@ class TestSeveralModelsOnOneGpu:
         sizes = [part.figures.size for part in cell.parts if part.figures is not None]
         assert cell.size == sum(size or 0 for size in sizes) > 0
         place = folder / "out" / "cells" / cell.name
-        assert sorted(each.name for each in (place / "packages").iterdir()) == ["0-one", "1-two"]
-        assert {"0-one", "1-two"} <= {each.name for each in (place / "repository").iterdir()}
+        assert {"one", "two"} <= {each.name for each in (place / "repository").iterdir()}
         assert cell.exit_code == 0
+        made = trtpipe.verify_package(place / "package").model
+        assert (made.name, [member.name for member in made.members]) == ("both", ["one", "two"])
+        assert trtpipe.selftest_package(place / "package", "cpu").passed
 
     def test_a_budget_is_kept_together(self, matrix: Matrix, folder: Path, settings: Settings) -> None:
         head = 'targets = ["sm89"]\nbackends = ["null"]\nmemory_budget = "600 B"\n'
@@ -241,6 +248,16 @@ class TestWorkers:
         assert error is not None
         assert words in error.message
         assert error.exit_code == 6
+
+    @pytest.mark.parametrize(("flavor", "version"), [("null", "2"), ("tensorrt", "")])
+    def test_one_that_has_something_else_than_it_said_is_refused(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, flavor: str, version: str
+    ) -> None:
+        monkeypatch.setattr("trtpipe.farm.perform.missing", lambda name: "it" if name == "tensorrt" else None)
+        needs = Needs(flavor=flavor, version=version)
+        error = perform(request_of(folder, str(folder / "one.onnx")).model_copy(update={"needs": needs})).error
+        assert error is not None
+        assert (error.exit_code, f"taken for one with {needs}" in error.message) == (6, True)
 
     def test_a_request_that_is_none_gets_a_reply(self) -> None:
         assert json.loads(perform_text('{"from": "the future"}'))["error"]["exit_code"] == 6

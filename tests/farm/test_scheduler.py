@@ -114,6 +114,23 @@ def test_a_task_begins_again_where_its_worker_died(listener: Listener) -> None:
     assert schedule.repeated == len(listener.warnings) == 3
 
 
+def test_what_is_there_needs_no_worker(listener: Listener) -> None:
+    """And what waits for a task that does is not asked for: it cannot be there."""
+    graph, workers, asked = tasks((), (0,), (), (2,), (0, 2)), Fake(), []
+
+    def known(task: Task) -> TaskReply | None:
+        asked.append(task.number)
+        if task.number not in (0, 1):
+            return None
+        workers.done.append(task.number)
+        return TaskReply(worker="here", seconds=0.0)
+
+    replies = Schedule(graph, workers, listener, known).run()
+    assert [replies[number].worker for number in range(5)] == ["here", "here", "w", "w", "w"]
+    assert sorted(asked) == [0, 1, 2]
+    assert len(listener.steps) == 5
+
+
 def test_one_that_kills_its_workers_is_given_up(listener: Listener) -> None:
     replies = Schedule(tasks((), (0,), ()), Fake(dies={0: ATTEMPTS}), listener).run()
     assert [replies[number].error is None for number in range(3)] == [False, False, True]

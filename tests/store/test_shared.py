@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -190,6 +191,33 @@ class TestWithoutPrivileges:
         warnings = heard_all.warnings  # type: ignore[attr-defined]
         assert len(warnings) == 1
         assert SECRET.format("reader") not in warnings[0]
+
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+    def test_a_full_store_costs_no_result(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard_all: object, code: int
+    ) -> None:
+        def machine(name: str) -> ArtifactStore:
+            store = SharedStore(f"file://{tmp_path}/shared", OURS, heard_all, 1.0)  # type: ignore[arg-type]
+            return ArtifactStore(tmp_path / name, heard_all, OURS, store)  # type: ignore[arg-type]
+
+        def full(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        put(machine("a"))
+        monkeypatch.setattr("trtpipe.remote.folder.write_new", full)
+        monkeypatch.setattr("trtpipe.remote.folder.copy_new", full)
+        store = machine("b")
+        assert content(store.lookup(KEY)) == CONTENT
+        with store.lock(OTHER):
+            put(store, OTHER)
+        store.remember("name", 1)
+        assert content(store.lookup(OTHER)) == CONTENT
+        assert store.recall("name") == 1
+        (warning,) = heard_all.warnings  # type: ignore[attr-defined]
+        assert "stay on this machine" in warning
+        monkeypatch.undo()  # there is room again: the next run shares what this machine has
+        machine("b").lookup(OTHER)
+        assert content(machine("c").lookup(OTHER)) == CONTENT
 
     def test_wrong_credentials_end_before_any_work(self, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-of-a-test")

@@ -140,6 +140,8 @@ def from_package(path: Path, work: Path, *, allow_failed: bool, deliver: bool) -
         InputError: it is not whole, rejected, or a package from which a package is to be made.
     """
     package = Package.opened(path)
+    if package.model.members:
+        raise InputError(f"{path}: holds several models", "give the packages that it was made of, one by one")
     if package.model.encryption is not None:
         raise InputError(
             f"{path}: encrypted, and what is made of it would not be", "package the build without --encrypt-to for that"

@@ -117,6 +117,7 @@ def _package(model: Model) -> dict[str, str]:
         "classes": str(len(model.classes)),
         "verdict": model.verdict.headline,
         **plans,
+        **{f"member {member.name}": member.file for member in model.members},
         "reference": "none" if reference is None else f"{reference.feeds} {reference.data} feeds, {reference.runner}",
         "files": ", ".join(file.name for file in model.files),
     }

@@ -96,10 +96,10 @@ def verify_package(
     found.verify()
     if trusted is None:
         signing.check(found)
-    inside = () if found.model.encryption is None else found.model.encryption.files
+    inside = [(each, file.name) for each in found.members or (found,) for file in each.model.encrypted]
     if identities is not None:
-        for file in inside:
-            found.read(file.name)
+        for each, name in inside:
+            each.read(name)
     return VerifiedPackage(
         path=found.path,
         model=found.model,

@@ -1,4 +1,4 @@
-"""The public functions of delivery: a package from a build, and its self-test. ``package_trust`` has what it proves."""
+"""A package from a build. ``package_trust`` has what it proves, ``package_joins`` packages of several models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import PackageArguments, takes
 from trtpipe.api.deliveries import Conversion, from_package, is_package
-from trtpipe.api.remedies import explained
 from trtpipe.api.results import reported
 from trtpipe.config.description import ModelDescription
 from trtpipe.config.paths import folder_of, is_file_name, path_of, path_or_none, paths_of
@@ -41,9 +40,7 @@ if TYPE_CHECKING:
     from trtpipe.api.arguments import DataLike, DescriptionLike
     from trtpipe.artifact import Feed
     from trtpipe.config.paths import PathLike
-    from trtpipe.delivery.policy import TrustPolicy
     from trtpipe.regression.bundle import Build
-    from trtpipe.runtime import SelfTest
 
 
 def _of_model(path: Path) -> list[str]:
@@ -113,7 +110,7 @@ class Delivery:
         conversion = Conversion.asked(
             words.get("triton", False), words.get("handover", ""), words.get("handover_options")
         )
-        recipients, key = _recipients(words.get("encrypt_to", ())), _signing_key(words.get("sign"))
+        recipients, key = _recipients(words.get("encrypt_to", ())), signing_key(words.get("sign"))
         python = words.get("python", False)
         if conversion is not None and (recipients or key is not None):
             raise InputError(
@@ -160,9 +157,7 @@ def make_package(build: PathLike, out: PathLike, **delivery: Unpack[PackageArgum
     """
     source, target = path_of(build, "build"), path_of(out, "out")
     asked = Delivery.asked(delivery)
-    check_writable(folder_of(target, (TAR,)))
-    if os.path.lexists(target / BUNDLE.name):
-        raise InputError(f"{target}: a build lies there", "give the package a folder of its own")
+    check_place(target)
     with (
         nullcontext() if asked.key is None else signing.opened(asked.key) as signer,
         reported("package", delivery.get("progress")),
@@ -177,8 +172,20 @@ def make_package(build: PathLike, out: PathLike, **delivery: Unpack[PackageArgum
         if asked.recipients:
             assembly = encrypted(assembly, asked.recipients, work)
         sealed = statements.added(assembly, signer, work).sealed(work)
-        _publish(sealed if signer is None else signing.signed(sealed, signer, work), target, work)
+        publish_package(sealed if signer is None else signing.signed(sealed, signer, work), target, work)
     return PackageResult(target, sealed.model)
+
+
+def check_place(out: Path) -> None:
+    """Find out before any work whether a package can be written.
+
+    Raises:
+        InputError: a build lies there, or a file where a folder is needed.
+        HostError: there is no permission to write.
+    """
+    check_writable(folder_of(out, (TAR,)))
+    if os.path.lexists(out / BUNDLE.name):
+        raise InputError(f"{out}: a build lies there", "give the package a folder of its own")
 
 
 def _assembled(source: Path, asked: Delivery, work: Path) -> tuple[Assembly, Statements, DeploymentProfile]:
@@ -206,36 +213,8 @@ def _stated(build: Build) -> Statements:
     return Statements.of_build(build, Provenance.beside(build.folder / MANIFEST))
 
 
-@explained
-def selftest_package(
-    package: PathLike,
-    device: str = "cuda",
-    *,
-    policy: TrustPolicy | PathLike | None = None,
-    identity: PathLike | None = None,
-) -> SelfTest:
-    """Run a package's reference inputs on this machine, and compare with its reference outputs within its tolerances.
-
-    Args:
-        package: a folder or a ``.tar`` that ``make_package`` wrote.
-        device: ``cuda``, ``cuda:1``, or ``cpu``; see ``trtpipe.runtime.load``, also for the other arguments.
-
-    Raises:
-        InputError: there is no package, it is not whole or trusted, or it has no reference inputs.
-        HostError: it does not run here.
-
-    Example:
-        >>> _ = trtpipe.make_package("out", "package")
-        >>> trtpipe.selftest_package("package", device="cpu").passed
-        True
-    """
-    from trtpipe.runtime import load
-
-    with load(package, device, policy=policy, identity=identity) as model:
-        return model.selftest()
-
-
-def _signing_key(given: SigningKey | PathLike | None) -> SigningKey | None:
+def signing_key(given: SigningKey | PathLike | None) -> SigningKey | None:
+    """The key that an argument ``sign`` names; ``None`` for none."""
     if given is None or isinstance(given, SigningKey):
         return given
     remedy = "give a trtpipe.SigningKey, the path of a PEM file, or a pkcs11: URI"
@@ -305,7 +284,8 @@ def _sampled(build: Build, model: Model, samples: DataLike) -> list[Feed]:
     return given_feeds(build, feeds, "samples")  # type: ignore[arg-type]
 
 
-def _publish(sealed: Assembly, out: Path, work: Path) -> None:
+def publish_package(sealed: Assembly, out: Path, work: Path) -> None:
+    """Write what is in a package to its folder, or its ``.tar``, whole or not at all."""
     if not is_file_name(out, (TAR,)):
         publish_files(sealed.files, out, PACKAGE)
         return

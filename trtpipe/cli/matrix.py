@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 @command(
     click.argument("file", type=options.PATH),
-    options.out_option,
+    session_option(
+        "-o",
+        "--out",
+        store=setter("out"),
+        type=options.PATH,
+        metavar="OUT",
+        help="Output folder; not needed with --dry-run.",
+    ),
     click.option("--ray", metavar="ADDRESS", help="Work on this Ray cluster: auto, local, or HOST:PORT."),
     click.option("--store", metavar="URL", help="The store that workers share, such as s3://BUCKET/PREFIX."),
     session_option(
@@ -54,6 +61,8 @@ def matrix(session: Session, file: Path, ray: str | None, store: str | None, no_
     settings = _with_store(session.settings, store)
     if dry_run:
         return _show_plan(session, trtpipe.plan_matrix(file, ray=ray, settings=settings))
+    if session.out is None:
+        raise click.MissingParameter(param_type="option", param_hint="-o, --out")
     with _listening(session) as progress:
         report = trtpipe.build_matrix(
             file, session.output, ray=ray, bundles=not no_bundles, settings=settings, progress=progress

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trtpipe import PackageResult, SelfTest, VerifiedPackage
     from trtpipe.cli.session import Session
     from trtpipe.delivery.attestation import AttestedProvenance
+    from trtpipe.delivery.record import Model
 
 
 @click.group(
@@ -38,6 +39,12 @@ def package(context: click.Context) -> None:
 # An argument a line would make a page of every three options.
 # fmt: off
 _contents, _form, _trust = (partial(package_option, topic=topic) for topic in ("Contents", "Form", "Trust"))
+signing_options = stacked(
+    _trust("--sign", "key", "Sign with an EC private key: a PEM file, or pkcs11:... of a token.", metavar="KEY"),
+    _trust("--sign-cert", "certificate", "Certificate of that key, and those up to its CA.", type=PATH, metavar="PEM"),
+    _trust("--sign-password-env", "password_variable", "Environment variable with the key's password or PIN.",
+           metavar="NAME"),
+)
 package_options = stacked(
     _contents("--describe", "description", "Name, version, meanings and units of the model.",
               type=PATH, metavar="D.toml"),
@@ -57,10 +64,7 @@ package_options = stacked(
     _form("--handover", "handover", "Write a folder to build in on a TARGET.", metavar="TARGET"),
     _form("--handover-options", "handover_options", "Keys of [build] for the builder there.",
           type=PATH, metavar="B.toml"),
-    _trust("--sign", "key", "Sign with an EC private key: a PEM file, or pkcs11:... of a token.", metavar="KEY"),
-    _trust("--sign-cert", "certificate", "Certificate of that key, and those up to its CA.", type=PATH, metavar="PEM"),
-    _trust("--sign-password-env", "password_variable", "Environment variable with the key's password or PIN.",
-           metavar="NAME"),
+    signing_options,
     _trust("--encrypt-to", "recipients",
            "Encrypt engines, graph and reference inputs to a public key of age (age1...) or SSH, or a file of them.",
            multiple=True, metavar="RECIPIENT"),
@@ -89,22 +93,53 @@ def make(session: Session, build: Path) -> int:
 
     with session.listening() as progress:
         made = trtpipe.make_package(build, session.output, **session.package_request(progress))
+    return _made(session, "package make", made)
+
+
+@command(
+    click.argument("packages", type=PATH, nargs=-1, required=True, metavar="PACKAGE..."),
+    options.out_option,
+    click.option("--name", default="", metavar="NAME", help="Name of all together (default: the models' names)."),
+    click.option("--version", default="", metavar="VERSION", help="Version of all together."),
+    signing_options,
+    group=package,
+    examples=("trtpipe package join detector.tar reader.tar -o both.tar",),
+)
+def join(session: Session, packages: tuple[Path, ...], name: str, version: str) -> int:
+    """Put several models, such as those that share a GPU, into one package.
+
+    Each PACKAGE is a folder or .tar that trtpipe package make wrote; the models are called as these. OUT is a folder,
+    or a file that ends in .tar.
+    """
+    import trtpipe
+
+    key = session.package.signing_key()
+    made = trtpipe.join_packages(packages, session.output, name=name, version=version, sign=key)
+    return _made(session, "package join", made)
+
+
+def _made(session: Session, words: str, made: PackageResult) -> int:
     session.out = None
     model = made.model
     if session.json:
-        return print_document("package make", {"out": str(made.out), "model": model.to_dict(), "notes": made.notes})
-    plans = ", ".join(plan.file for plan in model.plans) or "no plan"
-    emit(line(f"packaged {model.name} | {model.precision} | {plans} | {model.verdict.headline}"))
+        return print_document(words, {"out": str(made.out), "model": model.to_dict(), "notes": made.notes})
+    emit(line(f"packaged {model.name} | {model.precision} | {_inside(model)} | {model.verdict.headline}"))
     for note in made.notes:
         emit(line(note))
     print_paths([made.out], _following(made) if session.package.is_package else ())
     return 0
 
 
+def _inside(model: Model) -> str:
+    """What runs: plans, or the models of a package of several."""
+    names = [member.name for member in model.members] or [plan.file for plan in model.plans]
+    return ", ".join(names) or "no plan"
+
+
 def _following(made: PackageResult) -> tuple[str, ...]:
     """The command that comes next: the self-test, of a package that can be tested."""
     model = made.model
-    if model.reference is None:
+    if model.reference is None and not model.members:
         return ("package", "verify", str(made.out))
     identity = () if model.encryption is None else ("--identity", "FILE")
     return ("package", "selftest", str(made.out), "--device", "cpu", *identity)
@@ -170,9 +205,8 @@ def verify(
     if session.json:
         return print_document("package verify", _verified(found))
     model = found.model
-    plans = ", ".join(plan.file for plan in model.plans) or "no plan"
     emit(line(f"whole: {len(model.files) + 1} files | {model.name} {model.version}".rstrip()))
-    emit(line(f"inside: {model.precision} | {plans} | {model.verdict.headline}"))
+    emit(line(f"inside: {model.precision} | {_inside(model)} | {model.verdict.headline}"))
     if model.encryption is not None:
         state = "decrypted with the given identity" if found.decrypted else "not decrypted"
         emit(line(f"encrypted to: {', '.join(model.encryption.recipients)} | {state}"))

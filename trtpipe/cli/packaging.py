@@ -55,7 +55,7 @@ class PackageWords:
             "description": self.description, "samples": self.samples, "licenses": self.licenses,
             "model_card": self.model_card, "allow_failed": self.allow_failed, "python": self.python,
             "triton": self._served(), "handover": self.handover or "", "handover_options": self.handover_options,
-            "sign": self._signing_key(), "encrypt_to": self.recipients,
+            "sign": self.signing_key(), "encrypt_to": self.recipients,
         }  # fmt: skip
 
     def _served(self) -> TritonSettings | bool:
@@ -67,7 +67,12 @@ class PackageWords:
         served = trtpipe.TritonSettings() if given is None else trtpipe.TritonSettings.load(given)
         return served.model_copy(update={"backend": self.triton_backend}) if self.triton_backend else served
 
-    def _signing_key(self) -> SigningKey | None:
+    def signing_key(self) -> SigningKey | None:
+        """What to sign with; ``None`` for nothing.
+
+        Raises:
+            InputError: an option lacks the one that it belongs to.
+        """
         import trtpipe
         from trtpipe.config.settings import secret
 

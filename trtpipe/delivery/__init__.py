@@ -16,6 +16,7 @@ because the runtime reads packages with them:
 These make packages, and other things from packages:
 
 - ``assembly``: files and record of a package, from a build.
+- ``joining``: several packages in one.
 - ``samples``: reference inputs, and the outputs of the lowered graph for them.
 - ``triton``: a Triton model repository from an ``Assembly``; ``triton_config``: what ``config.pbtxt`` says, and what
   a server would refuse; ``triton_existing``: what would no longer fit in a repository;

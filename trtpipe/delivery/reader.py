@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+from trtpipe.config.units import suggestion
 from trtpipe.delivery.record import FINISHED, HANDOVER, MODEL, SIGNATURE, UNLISTED, WRITTEN, FileDigest, Model
 from trtpipe.digest import canonical_json, sha256_bytes
 from trtpipe.errors import InputError
@@ -56,10 +57,16 @@ class Package:
     """
 
     def __init__(
-        self, path: Path, files: Mapping[str, _Place], index: bytes, identities: Decrypts | None = None
+        self,
+        path: Path,
+        files: Mapping[str, _Place],
+        index: bytes,
+        identities: Decrypts | None = None,
+        archive: _Place | None = None,
     ) -> None:
         self.path = path
         self._identities = identities
+        self._archive = archive
         self.index = index
         self.model = Model.parse(index, path / MODEL)
         self._files = files
@@ -72,8 +79,13 @@ class Package:
         Raises:
             InputError: there is no package, it is cut short, of a newer schema, or damaged.
         """
+        archive = _Place(path, path.stat().st_size) if path.suffix == TAR and path.is_file() else None
+        return cls._opened(path, archive)
+
+    @classmethod
+    def _opened(cls, path: Path, archive: _Place | None, identities: Decrypts | None = None) -> Package:
         try:
-            files = _in_tar(path) if path.suffix == TAR and path.is_file() else _in_folder(path)
+            files = _in_folder(path) if archive is None else _in_tar(path, archive)
             if MODEL not in files:
                 raise InputError(
                     f"{path}: no {MODEL}: not a package of trtpipe", "give what trtpipe package make wrote"
@@ -84,11 +96,36 @@ class Package:
             raise InputError(f"{path}: cannot be read: {error.strerror}", "give a package's folder or .tar") from error
         if len(index) > _MOST_INDEX:
             raise InputError(f"{path / MODEL}: larger than {_MOST_INDEX >> 20} MiB", "give the right file")
-        return cls(path, files, index)
+        return cls(path, files, index, identities, archive)
 
     def with_identities(self, identities: Decrypts | None) -> Package:
         """The same package, whose encrypted files are decrypted when they are read."""
-        return Package(self.path, self._files, self.index, identities)
+        return Package(self.path, self._files, self.index, identities, self._archive)
+
+    def member(self, name: str) -> Package:
+        """One of the packages in this one; it hands out what the digests here vouch for, and nothing else.
+
+        Raises:
+            InputError: there is none of that name, it was changed, or is not whole.
+        """
+        known = {member.name: member for member in self.model.members}
+        if name not in known:
+            holds = suggestion(name, list(known), "it holds") if known else "it holds one model: leave the name out"
+            raise InputError(f"{self.path}: holds no model {name!r}", holds)
+        file = known[name].file
+        found = self._opened(self.path / file, self._files[file], self._identities)
+        if sha256_bytes(found.index) != known[name].index or found.model.members:
+            raise InputError(f"{found.path}: not the package that {MODEL} lists", _AGAIN)
+        return found
+
+    @property
+    def members(self) -> tuple[Package, ...]:
+        """The packages in this one; none where it holds one model.
+
+        Raises:
+            InputError: as ``member``.
+        """
+        return tuple(self.member(member.name) for member in self.model.members)
 
     @property
     def names(self) -> frozenset[str]:
@@ -143,6 +180,8 @@ class Package:
         for file in self.model.files:
             for _ in self._checked(file.name):
                 pass
+        for member in self.members:
+            member.verify()
         self.check_complete()
 
     def check_complete(self) -> None:
@@ -162,8 +201,8 @@ class Package:
         if (written := self.unlisted(WRITTEN)) is not None:
             index = FileDigest(MODEL, sha256_bytes(self.index), len(self.index))
             _check_written(written, self.path / WRITTEN, [*self.model.files, index])
-        if not self.path.is_dir():
-            _check_archive(self.path, {name: place.size for name, place in self._files.items()})
+        if self._archive is not None:
+            _check_archive(self.path, self._archive, {name: place.size for name, place in self._files.items()})
 
     def _decrypted(self, name: str, data: bytes) -> bytes:
         assert self.model.encryption is not None
@@ -204,14 +243,18 @@ class _Place:
 
     def __init__(self, path: Path, size: int, begin: int = 0) -> None:
         self._path = path
-        self._begin = begin
+        self.begin = begin
         self.size = size
+
+    def part(self, begin: int, size: int) -> _Place:
+        """A part of it, from the byte ``begin`` of the whole file on."""
+        return _Place(self._path, size, begin)
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """A stream at the first byte. Readers count: what follows in a ``.tar`` is another file."""
         with os.fdopen(os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-            stream.seek(self._begin)
+            stream.seek(self.begin)
             yield stream
 
 
@@ -251,20 +294,20 @@ def _check_written(data: bytes, path: Path, files: Iterable[FileDigest]) -> None
         )
 
 
-def _check_archive(path: Path, sizes: Mapping[str, int]) -> None:
+def _check_archive(path: Path, archive: _Place, sizes: Mapping[str, int]) -> None:
     """Raise InputError unless all that lies between the contents of files is as ``Assembly.write_tar`` writes it."""
     at = 0
-    with path.open("rb") as stream:
+    with archive.open() as stream:
         for name in in_order(sizes):
             head = member(name, sizes[name]).tobuf(tarfile.PAX_FORMAT)
-            stream.seek(at)
+            stream.seek(archive.begin + at)
             right = stream.read(len(head)) == head
             end = at + len(head) + sizes[name]
             at = end + -end % tarfile.BLOCKSIZE
-            stream.seek(end)
+            stream.seek(archive.begin + end)
             if not right or any(stream.read(at - end)):
                 raise InputError(f"{path}: {name}: not as trtpipe wrote it: {_OTHER_ARCHIVE[0]}", _OTHER_ARCHIVE[1])
-        rest = stream.read(tarfile.RECORDSIZE * 2)
+        rest = stream.read(min(tarfile.RECORDSIZE * 2, max(archive.size - at, 0)))
     whole = at + 2 * tarfile.BLOCKSIZE
     whole += -whole % tarfile.RECORDSIZE
     if at + len(rest) != whole or any(rest):
@@ -283,14 +326,17 @@ def _in_folder(path: Path) -> dict[str, _Place]:
     return found
 
 
-def _in_tar(path: Path) -> dict[str, _Place]:
+def _in_tar(path: Path, archive: _Place) -> dict[str, _Place]:
     found: dict[str, _Place] = {}
+    end = archive.begin + archive.size
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.name in found:
-                    raise InputError(f"{path}: {member.name}: not a plain file, or there twice", _AGAIN)
-                found[member.name] = _Place(path, member.size, member.offset_data)
+        with archive.open() as stream, tarfile.open(fileobj=stream, mode="r:") as entries:
+            for entry in entries:
+                if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.name in found:
+                    raise InputError(f"{path}: {entry.name}: not a plain file, or there twice", _AGAIN)
+                if entry.offset_data + entry.size > end:
+                    raise InputError(f"{path}: {entry.name}: cut short", _AGAIN)
+                found[entry.name] = archive.part(entry.offset_data, entry.size)
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{path}: not a {TAR} as trtpipe writes it, or cut short: {error}", _AGAIN) from error
     return found

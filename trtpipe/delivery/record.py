@@ -238,6 +238,21 @@ class Encryption:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One of several packages in a package, whole as it was.
+
+    Attributes:
+        name: of the model, in this package.
+        file: an archive of the package.
+        index: sha256 of its ``model.json``, which lists the digests of all its files.
+    """
+
+    name: str
+    file: str
+    index: str
+
+
+@dataclass(frozen=True)
 class Model:
     """What ``model.json`` says.
 
@@ -266,6 +281,8 @@ class Model:
         unordered: outputs whose rows (axis 1) may come in any order.
         ignored: output -> where it does not count: the value that the reference has there, or the input or other output
             that is 0 there.
+        members: a package of each model, where the package holds several. Then nothing is said here of inputs, outputs,
+            plans, graph and reference, and the verdict is the worst of theirs.
     """
 
     schema: int
@@ -295,6 +312,7 @@ class Model:
     bill_of_materials: str = ""
     unordered: tuple[str, ...] = ()
     ignored: dict[str, float | str] = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
 
     def check(self) -> None:
         """Raise ValueError, naming the field, unless the fields fit each other."""
@@ -309,6 +327,9 @@ class Model:
         for plan in self.plans:
             if self.content(plan.file).sha256 != plan.sha256:
                 raise ValueError(f"plans: sha256 of {plan.file} is not that in files")
+        called = [member.name for member in self.members]
+        if odd := [name for name in called if not _is_plain(name) or called.count(name) > 1]:
+            raise ValueError(f"members: {odd[0]!r} is twice there, or is no plain name")
         inputs, outputs = ({tensor.name for tensor in side} for side in (self.inputs, self.outputs))
         spoken = {
             "preprocessing": ({each.input for each in self.preprocessing}, inputs),
@@ -327,8 +348,9 @@ class Model:
         graph = () if self.graph is None else (self.graph.file, *self.graph.data)
         reference = () if self.reference is None else (self.reference.file,)
         others = [name for name in (self.model_card, self.provenance, self.bill_of_materials) if name]
-        encrypted = () if self.encryption is None else tuple(file.name for file in self.encryption.files)
-        return (*(plan.file for plan in self.plans), *graph, *reference, *self.licenses, *others, *encrypted)
+        encrypted = (file.name for file in self.encrypted)
+        members = (member.file for member in self.members)
+        return (*(plan.file for plan in self.plans), *graph, *reference, *self.licenses, *others, *encrypted, *members)
 
     def file(self, name: str) -> FileDigest:
         """What is known of one file; ``name`` is among ``files``."""
@@ -336,12 +358,16 @@ class Model:
 
     def content(self, name: str) -> FileDigest:
         """What is known of the content of one file once it is decrypted; ``name`` is among ``files``."""
-        encrypted = () if self.encryption is None else self.encryption.files
-        return next((file for file in encrypted if file.name == name), None) or self.file(name)
+        return next((file for file in self.encrypted if file.name == name), None) or self.file(name)
 
     def is_encrypted(self, name: str) -> bool:
         """Whether one file is encrypted."""
-        return self.encryption is not None and any(file.name == name for file in self.encryption.files)
+        return any(file.name == name for file in self.encrypted)
+
+    @property
+    def encrypted(self) -> tuple[FileDigest, ...]:
+        """What is inside the encrypted files."""
+        return () if self.encryption is None else self.encryption.files
 
     def to_file(self) -> str:
         """The content of ``model.json``: equal records give equal text."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from trtpipe.delivery.assembly import Assembly
     from trtpipe.delivery.keys import Signer
-    from trtpipe.delivery.policy import TrustedSigner, TrustPolicy
+    from trtpipe.delivery.policy import Requirements, TrustedSigner, TrustPolicy
     from trtpipe.delivery.reader import Package
 
 _PREDICATE = "https://model_signing/signature/v1.0"
@@ -142,16 +142,27 @@ def verify(package: Package, policy: TrustPolicy) -> Signatory:
     envelope = Envelope.parse_bundle(data, path)
     signatory = _signatory(envelope, policy, path)
     _compare(package, _digests(envelope.payload, path))
-    asked = policy.require
-    unmet = list(asked.unmet(package.model))
-    if asked.provenance or asked.clean_source:
-        unmet += attestation.unmet(asked, attestation.read_provenance(package, signatory.public_key))
-    if unmet:
+    if unmet := list(_unmet(package, policy.require, signatory)):
         raise InputError(
             f"{package.path}: signed by {signatory.name}, but not as the policy asks: {'; '.join(unmet)}",
             "ask its author for one that meets the policy",
         )
     return signatory
+
+
+def _unmet(package: Package, asked: Requirements, signatory: Signatory) -> Iterator[str]:
+    """What a policy asks for and is not so: of the name and version of a package, and of every model in it."""
+    if not package.model.members:
+        yield from asked.unmet(package.model)
+        if asked.provenance or asked.clean_source:
+            yield from attestation.unmet(asked, attestation.read_provenance(package, signatory.public_key))
+        return
+    from trtpipe.delivery.policy import Requirements
+
+    yield from Requirements(name=asked.name, min_version=asked.min_version).unmet(package.model)
+    for member, inside in zip(package.model.members, package.members, strict=True):
+        for words in _unmet(inside, replace(asked, name="", min_version=""), signatory):
+            yield f"{member.name}: {words}"
 
 
 def check(package: Package) -> None:
@@ -163,6 +174,8 @@ def check(package: Package) -> None:
     data, path = package.unlisted(SIGNATURE), package.path / SIGNATURE
     if data is not None:
         _compare(package, _digests(Envelope.parse_bundle(data, path).payload, path))
+    for member in package.members:
+        check(member)
 
 
 def _listed(digests: Mapping[str, str], name: str) -> bytes:

@@ -108,11 +108,10 @@ def graph_of(
         shards: into how many parts calibration data is split.
     """
     root = _Node("", Needs(), builds[0])
-    gpus = {gpu for offer in offers for gpu in offer.gpus}
     for number, build in enumerate(builds):
         node = root
         for stage, identity, split in _chain(build, settings):
-            needs = _needs(stage, build, gpus)
+            needs = _needs(stage, build, offers)
             node = node.children.setdefault(f"{stage}:{identity}", _Node(stage, needs, build, split=split))
             node.builds.append(number)
         node.ends = True
@@ -153,12 +152,13 @@ def _decided(stage: Stage[Any], job: Job) -> list[Any]:
     return [stage.version, found.to_dict(), data]
 
 
-def _needs(stage: str, build: Build, gpus: set[str]) -> Needs:
+def _needs(stage: str, build: Build, offers: Sequence[Offer]) -> Needs:
+    built = Needs(flavor=build.backend, version=build.version)
     if stage in _RUNS:
-        gpu = build.target if build.target in gpus else ""
-        return Needs(flavor=build.backend, version=build.version, gpu=gpu)
+        measured = built.model_copy(update={"gpu": build.target})
+        return measured if any(offer.serves(measured) for offer in offers) else built
     if stage in (_VERSION, "compile", "reference"):
-        return Needs(flavor=build.backend, version=build.version)
+        return built
     return Needs(flavor=build.backend) if stage == _FLAVOR else Needs()
 
 
@@ -209,6 +209,7 @@ class _Tasks:
         request = TaskRequest(
             trtpipe=trtpipe.__version__,
             seal=self.seal,
+            needs=node.needs,
             source=build.source,
             profile=build.profile,
             recipe=build.recipe,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import trtpipe
+from trtpipe.api.package_joins import join_packages
 from trtpipe.api.packages import make_package
 from trtpipe.api.results import publish_rejected, rejected_beside
 from trtpipe.config.triton import TritonSettings
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from trtpipe.store import ArtifactStore
 
 CELLS = "cells"
+#: What names of a Triton repository may not have.
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -124,14 +129,14 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
     """The cell with its bundles in the output folder, those that failed a gate apart."""
     parts: list[CellPart] = []
     unkept: list[str] = []
-    for position, (part, reply) in enumerate(zip(cell.parts, outcome.replies_of(number), strict=False)):
+    for name, part, reply in zip(_names(cell), cell.parts, outcome.replies_of(number), strict=False):
         if reply.figures is None:
             parts.append(part)
             continue
         place = folder / CELLS / cell.name
         place = rejected_beside(place) if cell.problem else place
         if len(cell.parts) > 1:
-            place /= f"{position}-{Path(part.source).stem}"
+            place /= name
         place = rejected_beside(place) if reply.figures.exit_code else place
         try:
             artifacts = _artifacts(reply, store)
@@ -152,17 +157,18 @@ def published(number: int, cell: CellResult, outcome: Outcome, store: ArtifactSt
 
 
 def _delivered(cell: CellResult, folder: Path) -> CellResult:
-    """Models that share a GPU also as packages in one folder, and as one Triton repository."""
+    """Models that share a GPU also as one package, and as one Triton repository."""
     place = folder / CELLS / cell.name
     # Triton's TensorRT back-end loads plans of TensorRT alone; of others the server runs the lowered graph
     plans = cell.backend.partition(" ")[0] == "tensorrt"
-    names = [f"{position}-{Path(part.source).stem}" for position, part in enumerate(cell.parts)]
+    builds = {Path(part.folder).name: folder / part.folder for part in cell.parts}
     try:
-        for name, part in zip(names, cell.parts, strict=True):
-            make_package(folder / part.folder, place / "packages" / name)
-        for name, part in zip(names, cell.parts, strict=True):
+        with TemporaryDirectory(prefix="trtpipe-") as work:
+            packages = [make_package(build, Path(work) / name).out for name, build in builds.items()]
+            join_packages(packages, place / "package", name=cell.model)
+        for name, build in builds.items():
             settings = TritonSettings(name=name, backend="tensorrt" if plans else "onnxruntime")
-            make_package(folder / part.folder, place / "repository", triton=settings)
+            make_package(build, place / "repository", triton=settings)
     except TrtpipeError as error:
         return cell.model_copy(
             update={
@@ -173,6 +179,14 @@ def _delivered(cell: CellResult, folder: Path) -> CellResult:
             }
         )
     return cell
+
+
+def _names(cell: CellResult) -> list[str]:
+    """Of the models of a cell: those of their files, with a number where two are called alike, or as what lies beside
+    them."""
+    names = [_UNSAFE.sub("_", Path(part.source).stem) for part in cell.parts]
+    alike = len({"package", "repository", *names}) < len(names) + 2
+    return [f"{position}-{name}" for position, name in enumerate(names)] if alike else names
 
 
 def _artifacts(reply: TaskReply, store: ArtifactStore) -> list[Artifact]:

@@ -19,7 +19,7 @@ from trtpipe.config.target import find_target
 from trtpipe.digest import sha256_json
 from trtpipe.engine.record import EngineFigures, EngineRecord
 from trtpipe.errors import HostError, InputError, InternalError, TrtpipeError
-from trtpipe.farm.tasks import Figures, StageDone, TaskError, TaskReply, TaskRequest
+from trtpipe.farm.tasks import Figures, StageDone, TaskError, TaskReply, TaskRequest, begins
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.pipeline.executor import failures_of
 from trtpipe.pipeline.pipeline import Pipeline, opened_store, stages_for
@@ -53,6 +53,11 @@ class _Warnings(NullProgress):
     def warn(self, message: str) -> None:
         self.lines.append(message[:_LONGEST])
 
+    @property
+    def unique(self) -> tuple[str, ...]:
+        """The first of them, each once."""
+        return tuple(dict.fromkeys(self.lines))[:_MOST]
+
 
 def perform_text(text: str) -> str:
     """``perform``, from JSON to JSON. Whatever goes wrong is in the reply."""
@@ -71,7 +76,7 @@ def perform_text(text: str) -> str:
 def perform(request: TaskRequest) -> TaskReply:
     """Run the stages of a task."""
     begin, said = time.monotonic(), _Warnings()
-    return _perform(request, said, begin).model_copy(update={"warnings": tuple(dict.fromkeys(said.lines))[:_MOST]})
+    return _perform(request, said, begin).model_copy(update={"warnings": said.unique})
 
 
 def _perform(request: TaskRequest, said: _Warnings, begin: float) -> TaskReply:
@@ -88,6 +93,20 @@ def _perform(request: TaskRequest, said: _Warnings, begin: float) -> TaskReply:
         return failed(InternalError(f"{type(error).__name__}: {error}"), begin)
 
 
+def found(request: TaskRequest, settings: Settings, store: ArtifactStore) -> TaskReply | None:
+    """What a worker on this machine would reply, where the store has all that it would make; ``None`` otherwise."""
+    begin, said = time.monotonic(), _Warnings()
+    try:
+        job = _job(request, settings)
+        stages = tuple(stage for stage in stages_for(job) if stage.name in request.stages)
+        steps = Pipeline(job, store, NullProgress()).plan(stages, {})
+        if any(step.state not in ("hit", "skipped") for step in steps):
+            return None
+        return _run(request, settings, store, said, begin).model_copy(update={"warnings": said.unique})
+    except TrtpipeError:  # its worker says so
+        return None
+
+
 def foreseen(request: TaskRequest, settings: Settings, store: ArtifactStore) -> list[State]:
     """What ``perform`` would find of all stages of the build that the task ends, as far as that is known beforehand.
 
@@ -99,7 +118,8 @@ def foreseen(request: TaskRequest, settings: Settings, store: ArtifactStore) -> 
 
 
 def _check_same(request: TaskRequest, settings: Settings) -> None:
-    """Refuse to work for another trtpipe: what it means by a stage, or trusts, may be something else."""
+    """Refuse to work for another trtpipe: what it means by a stage, or trusts, may be something else. And for who takes
+    this worker for another one: what it has may have changed since it said so."""
     here = socket.gethostname()
     if request.trtpipe != trtpipe.__version__:
         raise HostError(
@@ -111,6 +131,14 @@ def _check_same(request: TaskRequest, settings: Settings) -> None:
             f"worker {here} seals what it stores with another key than the driver",
             "set TRTPIPE_CACHE_KEY to the same secret on all machines",
         )
+    flavor = request.needs.flavor
+    if flavor:
+        found = None if missing(flavor) else load_backend(flavor).fingerprint(settings).get(flavor, "")
+        if found is None or not begins(found, request.needs.version):
+            raise HostError(
+                f"worker {here} was taken for one with {request.needs}, and has {'none' if found is None else found}",
+                "start its node again, with what trtpipe doctor --resources prints now",
+            )
 
 
 def _run(request: TaskRequest, settings: Settings, store: ArtifactStore, said: _Warnings, begin: float) -> TaskReply:

@@ -111,6 +111,13 @@ class RayWorkers(Workers):
         error = done.exception()
         if error is None:
             self._ended.put(Ended(number, done.result()))
+        elif isinstance(error, exceptions.RayTaskError):  # what a task does raises nothing: it could not begin
+            why = " ".join(str(error.cause).split())[-300:]
+            found = HostError(
+                f"a worker of the Ray cluster cannot do what the driver asks for: {why}",
+                "install one version of trtpipe, with its extra farm, on all machines",
+            )
+            self._ended.put(Ended(number, failed(found, time.monotonic()).to_line()))
         else:
             why = "its node is gone" if isinstance(error, exceptions.NodeDiedError) else "its worker died"
             self._ended.put(Ended(number, None, f"{why} ({type(error).__name__})"))

@@ -19,7 +19,7 @@ from trtpipe.farm.graph import Graph, graph_of
 from trtpipe.farm.local import LocalWorkers
 from trtpipe.farm.matrix_file import load_matrix
 from trtpipe.farm.outcome import Outcome, cell_result, matrix_report, published
-from trtpipe.farm.perform import foreseen
+from trtpipe.farm.perform import foreseen, found
 from trtpipe.farm.report import MatrixReport, junit
 from trtpipe.farm.scheduler import Schedule
 from trtpipe.farm.tasks import own_offer
@@ -208,6 +208,8 @@ def build_matrix(
                 shards=matrix.shards,
             )
         schedule = Schedule(graph.tasks, workers, listener)
+        if ray in _HERE:  # elsewhere several machines fetch at once
+            schedule.known = lambda task: found(task.request, here, store)
         outcome = Outcome(chosen, graph, schedule.run())
         cells = tuple(cell_result(number, outcome, matrix.memory_budget) for number in range(len(chosen.cells)))
         if bundles:

@@ -28,15 +28,19 @@ class Schedule:
 
     Attributes:
         replies: number -> what became of the task; complete after ``run``.
+        known: the reply to a task that needs no worker, because all that it would make is there; ``None`` otherwise.
+            Those alone are asked for that wait for none but such.
         repeated: how many times a worker died with a task.
     """
 
     tasks: Sequence[Task]
     workers: Workers
     progress: Progress
+    known: Callable[[Task], TaskReply | None] = lambda task: None
     replies: dict[int, TaskReply] = field(default_factory=dict)
     repeated: int = 0
     _said: set[str] = field(default_factory=set)
+    _found: set[int] = field(default_factory=set)
 
     def run(self, finished: Callable[[Task, TaskReply], None] = lambda task, reply: None) -> dict[int, TaskReply]:
         """Do all tasks.
@@ -58,11 +62,16 @@ class Schedule:
         while ready or running:
             for _ in range(min(self.workers.room(), len(ready))):
                 task = self.tasks[ready.popleft()]
+                if self._found.issuperset(task.after) and (there := self.known(task)) is not None:
+                    self._found.add(task.number)
+                    self.progress.begin(task.label)
+                    self._close(task, there, followers, waits, ready, finished)
+                    continue
                 attempts[task.number] += 1
                 self.progress.begin(task.label)
                 self.workers.submit(task)
                 running += 1
-            for ended in self.workers.wait():
+            for ended in self.workers.wait() if running else ():
                 task = self.tasks[ended.number]
                 running -= 1
                 if ended.reply is None and attempts[task.number] < ATTEMPTS:

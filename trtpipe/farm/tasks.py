@@ -85,6 +85,7 @@ class TaskRequest(Record):
 
     Attributes:
         trtpipe, seal: of the driver, which have to be the worker's too.
+        needs: for what the worker was chosen.
         stages: names of stages, the last one of which is what the task is for.
         last: whether the pipeline ends with them, so that the reply has a verdict.
         shard: (number, count) to observe a part of the calibration data; ``None`` for all of it.
@@ -95,6 +96,7 @@ class TaskRequest(Record):
 
     trtpipe: str
     seal: str
+    needs: Needs = Needs()
     source: str
     profile: DeploymentProfile
     recipe: CalibrationRecipe

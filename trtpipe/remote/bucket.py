@@ -16,6 +16,10 @@ class Denied(HostError):
     """The store knows the request and refuses it: wrong, expired or too few privileges."""
 
 
+class Unreachable(HostError):
+    """The store did not answer for too long."""
+
+
 @dataclass(frozen=True)
 class Blob:
     """A small object.
@@ -46,7 +50,8 @@ class Bucket(Protocol):
 
     Raises:
         Denied: from every method: the credentials do not allow it.
-        HostError: from every method: the store could not be reached, or failed, for too long.
+        Unreachable: from every method: it could not be reached for too long.
+        HostError: from every method: it failed for too long, or is full.
     """
 
     @property

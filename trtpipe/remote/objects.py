@@ -19,7 +19,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from trtpipe.errors import HostError
-from trtpipe.remote.bucket import Blob, Bucket, Denied, Listed
+from trtpipe.remote.bucket import Blob, Bucket, Denied, Listed, Unreachable
 from trtpipe.remote.folder import writer
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ _REFUSALS = {
     "NoSuchBucket": ("there is no such bucket", "correct the address, or create the bucket"),
     "InvalidBucketName": ("there is no such bucket", "correct the address"),
 }
-#: Where the roles of machines give their credentials: asked where the environment has none.
+#: Where the roles of machines give their credentials: asked where the environment has none, and how long again.
+_ROLE_SECONDS = 2.0
 _ROLES = re.compile(r"https?://(?:169\.254\.\d+\.\d+|metadata\.google\.internal|\[fd00:ec2:)")
 #: What obstore says of an environment that it cannot use -> what is wrong.
 _UNUSABLE = {
@@ -194,7 +195,7 @@ class ObjectBucket(Bucket):
             FileNotFoundError: there is no such object.
             AlreadyExistsError, PreconditionError: of obstore: the condition of a write is not met.
         """
-        end, pause = time.monotonic() + self._patience, _FIRST_PAUSE
+        begin, pause = time.monotonic(), _FIRST_PAUSE
         while True:
             try:
                 return request()
@@ -206,10 +207,14 @@ class ObjectBucket(Bucket):
                     raise refusal from None  # its cause would show what was sent
                 if isinstance(error, OSError):  # no such object; or this machine's disk, which waiting does not help
                     raise
-                if time.monotonic() + pause > end:
+                if time.monotonic() + pause - begin > self._patience_for(error):
                     raise self._unreachable(error) from None
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311  no secret
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _patience_for(self, error: Exception) -> float:
+        """A role answers at once, or there is none."""
+        return min(self._patience, _ROLE_SECONDS) if _ROLES.search(str(error)) else self._patience
 
     def _refusal(self, error: Exception, doing: str) -> HostError | None:
         text = str(error)
@@ -229,12 +234,12 @@ class ObjectBucket(Bucket):
         if _ROLES.search(str(error)):
             return HostError(
                 f"the shared store {self._url} cannot be used: the environment holds no credentials for it, and this "
-                f"machine has no role that gives any (tried for {self._patience:.0f} s)",
+                "machine has no role that gives any",
                 _CREDENTIALS,
             )
         status = _STATUS.search(str(error))
         why = f"it answers with status {status[1]}" if status else "it does not answer"
-        return HostError(
+        return (HostError if status else Unreachable)(
             f"the shared store {self._url} cannot be used: {why} (tried for {self._patience:.0f} s)",
             "check address, endpoint (AWS_ENDPOINT_URL) and network; without a store, this machine's cache is enough",
         )

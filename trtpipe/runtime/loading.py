@@ -29,6 +29,7 @@ def load(
     package: PathLike,
     device: str = "cuda",
     *,
+    model: str = "",
     cuda_graph: bool = True,
     plugins: Sequence[PathLike] = (),
     policy: TrustPolicy | PathLike | None = None,
@@ -43,6 +44,7 @@ def load(
     Args:
         package: a folder or a ``.tar`` that ``trtpipe package make`` wrote.
         device: ``cuda``, ``cuda:1``, or ``cpu``.
+        model: which one, where the package holds several.
         cuda_graph: launch the kernels of equal shapes as one CUDA graph, from the second call on.
         plugins: libraries with the plug-ins of the plan; each is checked against the digest of the build's.
         policy: whom to trust, and what to ask of the package: a ``TrustPolicy``, or a TOML file. Without one, a
@@ -51,7 +53,7 @@ def load(
 
     Raises:
         InputError: there is no package, it is cut short, changed, of a newer schema, not trusted, or encrypted to
-            somebody else; or an argument is wrong.
+            somebody else; it has several models and none is named; or an argument is wrong.
         HostError: no plan runs on this machine's GPU (the message says of each why), or a package is missing.
 
     Example:
@@ -61,7 +63,7 @@ def load(
     """
     found = Package.opened(path_of(package, "package"))
     found.check_complete()
-    found = _trusted(found, policy, identity)
+    found = _chosen(_trusted(found, policy, identity), model)
     libraries = paths_of(plugins, "plugins")
     if missing := [path for path in libraries if not path.is_file()]:
         raise InputError(f"plugins: {missing[0]}: no such file", "give an existing library")
@@ -85,6 +87,18 @@ def _trusted(package: Package, policy: TrustPolicy | PathLike | None, identity: 
     from trtpipe.delivery.encryption import Identities
 
     return package.with_identities(Identities.load(path_of(identity, "identity")))
+
+
+def _chosen(package: Package, model: str) -> Package:
+    """The package of the model that is asked for."""
+    if not model and package.model.members:
+        names = ", ".join(member.name for member in package.model.members)
+        raise InputError(f"{package.path}: holds several models", f"name one with model=...: {names}")
+    if not model:
+        return package
+    found = package.member(model)
+    found.check_complete()
+    return found
 
 
 def _on_cpu(package: Package) -> LoadedModel:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from trtpipe.accuracy.alignment import aligned, counted
@@ -118,6 +118,28 @@ def self_test(
         feeds=len(feeds),
         data=model.reference.data,
         outputs=checks,
+    )
+
+
+def together(tests: Mapping[str, SelfTest]) -> SelfTest:
+    """The self-tests of the models of one package, by their names, as one."""
+    found = list(tests.values())
+    if len(found) == 1:
+        return found[0]
+
+    def listed(texts: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(filter(None, texts)))
+
+    return SelfTest(
+        passed=all(test.passed for test in found),
+        device=listed(test.device for test in found),
+        plan=listed(f"{name}/{test.plan}" if test.plan else "" for name, test in tests.items()),
+        runner=listed(test.runner for test in found),
+        feeds=sum(test.feeds for test in found),
+        data=listed(test.data for test in found),
+        outputs=tuple(
+            replace(each, name=f"{name}/{each.name}") for name, test in tests.items() for each in test.outputs
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trtpipe.digest import JSON, sha256_bytes
 from trtpipe.durable import sync_folder, write_new
 from trtpipe.errors import HostError, StoreCorrupt
-from trtpipe.remote import Denied, Lease, open_bucket
+from trtpipe.remote import Lease, Unreachable, open_bucket
 from trtpipe.store import shared_maintenance
 from trtpipe.store.entry import RECORD, RECORD_LIMIT, Entry, seal_memo, unseal_memo
 from trtpipe.store.layout import entry_name, seal_name
@@ -74,7 +74,7 @@ class SharedStore:
 
     @property
     def readonly(self) -> bool:
-        """Whether this user was seen not to be allowed to write."""
+        """Whether it was seen that nothing can be written there: it is full, or this user may not."""
         return self._readonly
 
     def fetch(self, key: Key, folder: Path) -> Entry | None:
@@ -171,7 +171,7 @@ class SharedStore:
 
     @contextmanager
     def lock(self, key: Key) -> Iterator[None]:
-        """Be the only builder of ``key`` among all machines; where this user may not write, among those of this one.
+        """Be the only builder of ``key`` among all machines; where nothing can be written, among those of this one.
 
         Raises:
             HostError: the store cannot be reached.
@@ -183,7 +183,9 @@ class SharedStore:
                 lease = Lease(self.bucket, name, self._term, lambda: self._progress.note(waiting))
                 try:
                     stack.enter_context(lease)
-                except Denied as error:
+                except Unreachable:
+                    raise
+                except HostError as error:
                     self._read_only(error)
                 else:
                     if lease.taken_over:
@@ -238,12 +240,12 @@ class SharedStore:
         """Do what may fail: nothing but the shared copy is lost then."""
         try:
             yield
-        except Denied as error:
-            self._read_only(error)
-        except HostError as error:
+        except Unreachable as error:
             self._progress.warn(f"{error.message}{instead and f'; {instead}'}")
+        except HostError as error:
+            self._read_only(error)
 
-    def _read_only(self, error: Denied) -> None:
+    def _read_only(self, error: HostError) -> None:
         if self._readonly:
             return
         self._readonly = True
