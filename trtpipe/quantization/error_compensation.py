@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,7 @@ from trtpipe.calibration.corrections import packed_steps
 from trtpipe.passes.constants import array_of
 from trtpipe.passes.graph_pass import enclosing, owners_of
 from trtpipe.quantization.plan import bound
-from trtpipe.quantization.qdq import quantize_weight, rounded, safe_scale, steps_between
+from trtpipe.quantization.qdq import quantize_weight, rounded, steps_between
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
 
-#: dB by which the noise could fall at most, by a look at a few feeds; less is not worth a trial.
-_LEAST_GAIN = 1.0
-#: Feeds of that look, and rows of inputs of each.
-_LOOK, _LOOK_ROWS = 2, 16
 #: Rows of inputs for each weight: over all feeds, and of one feed at most, so that sums of products stay below 2**24.
 _ROWS, _FEED_ROWS = 2048, 512
 #: Bytes of moments, and weights in all; layers with the fewest weights to an output come first.
@@ -154,16 +149,10 @@ def find_steps(layers: tuple[Layer, ...], plan: QuantizationPlan, values: Iterat
     Args:
         layers: from ``compensable``.
         values: of ``count`` feeds, the values that the layers read.
-
-    Returns:
-        Nothing where the weights make too little of the noise for a gain; then two feeds are enough to see that.
     """
-    look = list(islice(values, _LOOK))
     most = min(max(_ROWS // max(count, 1), 1), _FEED_ROWS)
-    if _possible(layers, plan, look) < _LEAST_GAIN:
-        return {}
     moments = {layer.point.result: np.zeros(()) for layer in layers}
-    for found in chain(look, values):
+    for found in values:
         for layer in layers:
             if found[layer.source].size:
                 moments[layer.point.result] = moments[layer.point.result] + _moments(
@@ -176,28 +165,6 @@ def find_steps(layers: tuple[Layer, ...], plan: QuantizationPlan, values: Iterat
             codes, better = _compensated(layer, plan, moment)
             steps[layer.point.result] = packed_steps(steps_between(codes, layer.as_constant(better), plan.format))
     return steps
-
-
-def _possible(layers: tuple[Layer, ...], plan: QuantizationPlan, look: list[Feed]) -> float:
-    """dB by which the noise would fall if weights were not rounded, by the layers' own outputs, each by itself."""
-    shares = []
-    for layer in layers:
-        found = [layer.rows(each[layer.source], _LOOK_ROWS) for each in look if each[layer.source].size]
-        limit = plan.limits.get(layer.point.inputs[0])
-        if not found or not limit:
-            continue
-        rows = np.concatenate(found, axis=1)
-        step = safe_scale(np.float32(limit), plan.format.largest, plan.scales)
-        codes, scale = _nearest(layer, plan)
-        weights = _power(rows, layer.as_weight(codes.astype(np.float32)) * scale - layer.weight)
-        inputs = _power(rounded(rows, step, plan.format) * step - rows, layer.weight)
-        shares += [weights / (weights + inputs)] if weights + inputs > 0 else []
-    return -10 * float(np.log10(max(1 - np.mean(shares), 1e-3))) if shares else 0.0
-
-
-def _power(rows: np.ndarray, weight: np.ndarray) -> float:
-    """Of the outputs that rows and a weight make."""
-    return float(np.square(rows @ weight.swapaxes(1, 2), dtype=np.float64).sum())
 
 
 def _nearest(layer: Layer, plan: QuantizationPlan) -> tuple[np.ndarray, np.ndarray]:
