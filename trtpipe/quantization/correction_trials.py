@@ -103,18 +103,26 @@ class TrialRunner:
     @contextmanager
     def activations(self) -> Iterator[OpenRunner]:
         """The float32 graph that also gives the activations of ``groups``."""
-        model = self._graph.load()
-        given = {str(value.name) for value in model.graph.outputs}
-        expose_too(model, [name for name in self.groups if name not in given])
-        with self._opened(model) as runner:
+
+        def showing() -> ir.Model:
+            model = self._graph.load()
+            given = {str(value.name) for value in model.graph.outputs}
+            expose_too(model, [name for name in self.groups if name not in given])
+            return model
+
+        with self._opened(showing()) as runner:
             yield runner
 
     @contextmanager
     def quantized(self, corrections: Corrections) -> Iterator[OpenRunner]:
         """The graph quantized with ``corrections``."""
-        model, _ = self._quantized(corrections)
-        show_logits(model, beside=True)
-        with self._opened(model) as runner:
+
+        def showing() -> ir.Model:
+            model, _ = self._quantized(corrections)
+            show_logits(model, beside=True)
+            return model
+
+        with self._opened(showing()) as runner:
             yield runner
 
     def run(self, corrections: Corrections, feeds: list[Feed], reference: Reference) -> Trial:
