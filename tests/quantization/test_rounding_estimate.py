@@ -18,7 +18,7 @@ from trtpipe.quantization.rounding_estimate import (
     falls_by,
     without_rounded_weights,
 )
-from trtpipe.quantization.smooth_quant import smooth_groups, smoothing_factors
+from trtpipe.quantization.smooth_quant import smoothing_factors
 
 #: One channel is a hundred times larger than the others.
 UNEVEN = np.array([100, *(1,) * 15], np.float32)
@@ -37,8 +37,7 @@ def product(precision: str, amax: float, uneven: np.ndarray) -> tuple[RoundingEs
     values = normal(512, 16, seed=1) * uneven
     statistics = Statistics.empty(["n"])
     statistics.update({"n": values})
-    groups = smooth_groups(graph, quantization.points)
-    return RoundingEstimate(graph, quantization, statistics, {each.name: each for each in groups}), values, weight
+    return RoundingEstimate(graph, quantization, statistics), values, weight
 
 
 def power(values: np.ndarray) -> np.ndarray:

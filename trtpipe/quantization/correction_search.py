@@ -296,11 +296,15 @@ class Smoother:
     def __init__(self, trials: TrialRunner, ranges: Ranges, maxima: Maxima) -> None:
         self._trials, self._ranges, self._maxima = trials, ranges, maxima
         self._groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
-        self._weights = {name: group.weight_maxima() for name, group in self._groups.items()}
+        self._weights: dict[str, np.ndarray] = {}
 
     def candidates(self) -> dict[str, Callable[[list[Feed]], dict[str, Smoothing]]]:
         """What is worth a trial -> how every activation is smoothed then, with its range on some feeds."""
-        estimate, seen, first = self._trials.estimate, self._maxima.seen, self._factors(STRENGTHS[0])
+        if not self._groups:
+            return {}
+        estimate, seen = self._trials.estimate(), self._maxima.seen
+        self._weights = estimate.maxima
+        first = self._factors(STRENGTHS[0])
         before, after = (
             estimate.noises({name: Smoothed(seen[name], factors) for name, factors in each.items()})
             for each in ({name: np.ones_like(found) for name, found in first.items()}, first)

@@ -72,7 +72,6 @@ class TrialRunner:
     Attributes:
         plan: with ranges.
         groups: activations that can be smoothed; only for integers, because a floating-point type needs none of it.
-        estimate: the noise that rounding adds to each node.
         outputs: names of the model's outputs.
         compared: names of what is compared: outputs, or what saturating operators make them from.
         correctable: output of a node with a bias that can be corrected -> its channels.
@@ -80,11 +79,10 @@ class TrialRunner:
     """
 
     def __init__(self, graph: CountedGraph, plan: QuantizationPlan, statistics: Statistics, workdir: Path) -> None:
-        self.plan, self._graph, self._workdir = plan, graph, workdir
+        self.plan, self._graph, self._statistics, self._workdir = plan, graph, statistics, workdir
         model = graph.load()
         smooth = smooth_groups(model, plan.points) if plan.format.kind == "integer" else ()
         self.groups: dict[str, SmoothGroup] = {group.name: group for group in smooth}
-        self.estimate = RoundingEstimate(model, plan, statistics, self.groups)
         self.correctable = correctable(model, plan)
         self.largest = np.inf if plan.scales is FP32 else _ROOM * plan.scales.largest
         self.outputs = tuple(str(value.name) for value in model.graph.outputs)
@@ -130,12 +128,16 @@ class TrialRunner:
         with self.quantized(corrections) as runner:
             return Trial(corrections, *reference.evaluate(run_known(runner, feed) for feed in feeds))
 
+    def estimate(self) -> RoundingEstimate:
+        """The noise that rounding adds to each node; it holds the weights, so it is not to be kept."""
+        return RoundingEstimate(self._graph.load(), self.plan, self._statistics)
+
     def worth_compensation(self, corrections: Corrections, maxima: Maxima) -> bool:
         """Whether weights make enough of the noise."""
         smoothed = {
             name: Smoothed(maxima.seen[name], unpacked(found.factors)) for name, found in corrections.smoothing.items()
         }
-        return without_rounded_weights(self.estimate.noises(smoothed)) >= _WORTH_COMPENSATION
+        return without_rounded_weights(self.estimate().noises(smoothed)) >= _WORTH_COMPENSATION
 
     def compensation(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, str]:
         """What compensates the rounding errors of weights, by what the float32 graph computes on some feeds."""

@@ -18,6 +18,7 @@ from trtpipe.calibration.statistics import CumulativeHistogram
 from trtpipe.passes.constants import along, array_of, channel_rows
 from trtpipe.quantization.plan import bound
 from trtpipe.quantization.qdq import quantize_weight
+from trtpipe.quantization.smooth_quant import smooth_groups
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
-    from trtpipe.quantization.smooth_quant import Scaling, SmoothGroup
+    from trtpipe.quantization.smooth_quant import Scaling
 
 #: Power of what is always 0.
 _TINY = 1e-30
@@ -82,14 +83,16 @@ class RoundingEstimate:
         model: the graph that was planned.
         plan: with ranges.
         statistics: of its tensors.
-        groups: activations that can be smoothed.
+
+    Attributes:
+        maxima: activation that can be smoothed -> float32[channels], the largest weight that each channel meets.
     """
 
-    def __init__(
-        self, model: ir.Model, plan: QuantizationPlan, statistics: Statistics, groups: Mapping[str, SmoothGroup]
-    ) -> None:
+    def __init__(self, model: ir.Model, plan: QuantizationPlan, statistics: Statistics) -> None:
         self._plan = plan
-        scalings = {id(reader.node): reader for group in groups.values() for reader in group.readers}
+        groups = smooth_groups(model, plan.points)
+        self.maxima = {group.name: group.weight_maxima() for group in groups}
+        scalings = {id(reader.node): reader for group in groups for reader in group.readers}
         self._layers = tuple(_layers(model, plan, statistics, scalings))
 
     def noises(self, smoothed: Mapping[str, Smoothed]) -> list[Noise]:
