@@ -160,7 +160,7 @@ def find_steps(layers: tuple[Layer, ...], plan: QuantizationPlan, values: Iterat
                 )
     steps: dict[str, str] = {}
     for layer in layers:
-        moment = moments[layer.point.result]
+        moment = moments.pop(layer.point.result)
         if moment.any():
             codes, better = _compensated(layer, plan, moment)
             steps[layer.point.result] = packed_steps(steps_between(codes, layer.as_constant(better), plan.format))
@@ -189,23 +189,21 @@ def _compensated(layer: Layer, plan: QuantizationPlan, moments: np.ndarray) -> t
     power = np.einsum("gkk->gk", moments)
     order = np.argsort(-power, axis=1, kind="stable")
     size = moments.shape[-1]
-    damped = moments + _DAMPING * np.maximum(power.mean(axis=1), np.finfo(np.float32).tiny)[:, None, None] * np.eye(
-        size
-    )
-    damped = np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), order[:, None, :], 2)
+    damped = np.take_along_axis(np.take_along_axis(moments, order[:, :, None], 1), order[:, None, :], 2)
+    damped[:, range(size), range(size)] += _DAMPING * np.maximum(power.mean(axis=1), np.finfo(np.float32).tiny)[:, None]
     factor = np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1]
-    factor = factor / np.einsum("gkk->gk", factor)[:, None, :]
-    weight = np.take_along_axis(layer.weight.astype(np.float64), order[:, None, :], 2)
-    wanted, found = weight.copy(), np.empty_like(weight)
+    factor /= np.einsum("gkk->gk", factor)[:, None, :].copy()
+    weight = np.take_along_axis(layer.weight.astype(np.float64), order[:, None, :], 2).swapaxes(1, 2).copy()
+    wanted, found, step = weight.copy(), np.empty_like(weight), scale[:, :, 0]
     for begin in range(0, size, _BLOCK):
         end = min(begin + _BLOCK, size)
         for index in range(begin, end):
-            found[:, :, index] = rounded(wanted[:, :, index], scale[:, :, 0], plan.format)
-            error = weight[:, :, index] - found[:, :, index] * scale[:, :, 0]
-            wanted[:, :, index + 1 : end] += error[:, :, None] * factor[:, None, index, index + 1 : end]
-        errors = weight[:, :, begin:end] - found[:, :, begin:end] * scale
-        wanted[:, :, end:] += errors @ factor[:, begin:end, end:]
-    return codes, np.take_along_axis(found, np.argsort(order, axis=1)[:, None, :], 2)
+            found[:, index] = rounded(wanted[:, index], step, plan.format)
+            error = weight[:, index] - found[:, index] * step
+            wanted[:, index + 1 : end] += factor[:, index, index + 1 : end, None] * error[:, None]
+        errors = weight[:, begin:end] - found[:, begin:end] * step[:, None]
+        wanted[:, end:] += factor[:, begin:end, end:].swapaxes(1, 2) @ errors
+    return codes, np.take_along_axis(found, np.argsort(order, axis=1)[:, :, None], 1).swapaxes(1, 2)
 
 
 def _moment_bytes(layer: Layer) -> int:

@@ -115,7 +115,10 @@ class RoundingEstimate:
         power: float | np.ndarray = layer.power
         if scaling is not None and smoothed is not None:  # channels are taken to be as uneven as their largest values
             uneven = np.square(smoothed.seen, dtype=np.float64)
-            power = scaling.spread(layer.power * uneven / max(float(uneven.mean()), _TINY) / smoothed.factors**2)
+            powers = (
+                layer.power * uneven / max(float(uneven.mean()), _TINY) / np.square(smoothed.factors, dtype=np.float64)
+            )
+            power = scaling.spread(powers.astype(np.float32))
         squares = np.square(weight)
         signal, inputs, weights = (
             channel_rows(each, layer.point.axis).sum(axis=1) for each in (squares * power, squares, errors * power)
