@@ -32,7 +32,7 @@ from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineTrial
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
-from trtpipe.isolation.linux import release_memory
+from trtpipe.reference.reference_outputs import forget
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -304,11 +304,8 @@ class _Builds:
         model = self._write(candidate)
         _freeze(model, self._settings.shapes)
         files = [graph.with_name(name) for name in save_model(model, graph)]
-        size = sum(
-            value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
-        )
         del model  # the builder reads the file
-        release_memory(2 * size)  # and that of the graph it was lowered from
+        forget(graph)
         try:
             digest = " ".join(map(sha256_file, files))
             if digest not in self._known:
