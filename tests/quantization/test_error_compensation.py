@@ -14,7 +14,6 @@ from planning import prepared, settings
 from trtpipe.calibration.corrections import Corrections, packed_steps, unpacked_steps
 from trtpipe.config.formats import FP8, INT8
 from trtpipe.passes.graph_pass import run_passes
-from trtpipe.quantization import error_compensation
 from trtpipe.quantization.apply_corrections import WritePlan
 from trtpipe.quantization.error_compensation import compensable, find_steps
 from trtpipe.quantization.plan import plan
@@ -85,22 +84,13 @@ def noise(proto: onnx.ModelProto, quantization: QuantizationPlan, feed: Feed) ->
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_outputs_change_less_on_other_samples(name: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(error_compensation, "_LEAST_GAIN", 0.0)
+def test_outputs_change_less_on_other_samples(name: str, precision: str) -> None:
     proto, graph, quantization = layer(name, precision)
     values = ({"x": smooth_maps(seed, sizes(name))} for seed in range(8))
     steps = find_steps(compensable(graph, quantization), quantization, values, 8)
     better = quantization.with_corrections(Corrections(rounding=steps))
     other = {"x": smooth_maps(99, sizes(name))}
     assert noise(proto, better, other) < noise(proto, quantization, other) - 2
-
-
-def test_nothing_where_inputs_make_all_of_the_noise() -> None:
-    _, graph, quantization = layer("convolution")
-    coarse = quantization.with_ranges({"x": 50.0})
-    values = iter([{"x": smooth_maps(seed, sizes("convolution"))} for seed in range(8)])
-    assert find_steps(compensable(graph, coarse), coarse, values, 8) == {}
-    assert len(list(values)) == 6, "two feeds tell that"
 
 
 def test_a_weight_that_two_nodes_read_is_left_alone() -> None:

@@ -116,3 +116,16 @@ def test_a_faint_part_is_judged_by_itself() -> None:
     assert whole < 1e-3
     assert Reference(noise, gate, joined=True).evaluate(found)[1] == pytest.approx(0.3**2 / 10 ** (PART / 10), rel=0.1)
     assert decibels.shape == (8,)
+
+
+def test_what_is_taken_in_part_by_part_is_judged_as_a_whole() -> None:
+    expected = feeds()
+    found = [{"y": each["y"] + np.float32(0.01 * (index + 1)) * each["y"]} for index, each in enumerate(expected)]
+    reference = Reference(OutputNoise(expected), OutputGate(Tolerance(), INT8, expected, ("y",)), joined=False)
+    noise, used = reference.evaluate(found)
+    parts = reference.begin()
+    parts.take([1, 3, 5, 7], (found[index] for index in (1, 3, 5, 7)))
+    np.testing.assert_array_equal(parts.noise, noise[1::2])
+    parts.take([0, 2, 4, 6], (found[index] for index in (0, 2, 4, 6)))
+    np.testing.assert_array_equal(parts.noise, noise)
+    assert parts.used == pytest.approx(used)

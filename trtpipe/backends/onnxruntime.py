@@ -167,6 +167,8 @@ def opened_here(model: Path, threads: int, few: bool = False) -> Iterator[OnnxRu
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     # Graphs run in turn, one sample at a time: waiting threads of one session must not take cores from the next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # What only measures a value runs as soon as it can, not at the end, to where all values would have to be kept.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     with translate_os_errors(model, f"read {model.name}", elsewhere="use another disk"):
         level = min(safe_level(model), _FOR_FEW_RUNS) if few else safe_level(model)
         options.graph_optimization_level = ort.GraphOptimizationLevel(level)

@@ -88,7 +88,8 @@ class Prepared:
         with translate_os_errors(workdir, f"run {self.stage.name}", elsewhere=ELSEWHERE):
             draft = self.stage.run(self.settings, self.inputs, workdir, self.job.runtime, progress)
             self.stage.check(draft, self.inputs)
-        release_memory(sum((draft.folder / name).stat().st_size for name in draft.names))
+        read = (artifact.size for artifact in self.inputs.artifacts.values())
+        release_memory(max((draft.folder / name).stat().st_size for name in draft.names) + max(read, default=0))
         return draft
 
 

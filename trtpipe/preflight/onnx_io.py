@@ -167,13 +167,20 @@ def with_shared_weights(model: Path, folder: Path) -> Path:
 
 
 def save_sharing(model: ir.Model, path: Path) -> tuple[str, ...]:
-    """As ``save_model``, but weights that lie in a file beside ``path`` are not written again."""
+    """Write ``model`` to ``path`` and its weights to ``<name>.data`` beside it; those that lie in a file beside it
+    already are not written again.
+
+    Returns:
+        The names of the files written, main file first.
+    """
     import onnx_ir as ir
 
     tensors = [value.const_value for value in _initializers(model) if value.const_value is not None]
     beside = [each for each in tensors if isinstance(each, ir.ExternalTensor) and Path(each.base_dir) == path.parent]
     if not beside or sum(each.nbytes for each in tensors) - sum(each.nbytes for each in beside) > INLINE_LIMIT:
-        return save_model(model, path)
+        data = f"{path.name}.data"
+        ir.save(model, path, external_data=data, size_threshold_bytes=1024)
+        return (path.name, data) if path.with_name(data).exists() else (path.name,)
     path.write_bytes(ir.serde.serialize_model(model).SerializeToString())
     return (path.name,)
 

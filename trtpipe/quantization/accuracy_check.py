@@ -67,7 +67,7 @@ class AccuracyCheck:
         """
         if not plan.points or not self._reference[1].informative:
             return True
-        (allowed, most), (noise, used) = self._allowed, self._measured(self._write(plan))
+        (allowed, most), (noise, used) = self._allowed, self._measured(lambda: self._write(plan))
         return not surely_less(allowed, noise, MARGIN, _SIGMAS) and used <= max(most * 10 ** (MARGIN / 10), 1.0)
 
     @cached_property
@@ -83,16 +83,24 @@ class AccuracyCheck:
 
     @cached_property
     def _allowed(self) -> tuple[np.ndarray, float]:
-        model = self._graph.load()
-        run_passes(model, [WritePlan(self._baseline)])
-        return self._measured(model)
+        def quantized() -> ir.Model:
+            model = self._graph.load()
+            run_passes(model, [WritePlan(self._baseline)])
+            return model
 
-    def _measured(self, model: ir.Model) -> tuple[np.ndarray, float]:
+        return self._measured(quantized)
+
+    def _measured(self, write: Callable[[], ir.Model]) -> tuple[np.ndarray, float]:
         """With 16-bit storage emulated: float64[feeds], noise over signal at the outputs in dB; the share of the
         tolerance that they use.
         """
-        run_passes(model, _EMULATION)
-        with opened(model, self._workdir, self._graph.runtime) as runner:
+
+        def emulated() -> ir.Model:
+            model = write()
+            run_passes(model, _EMULATION)
+            return model
+
+        with opened(emulated(), self._workdir, self._graph.runtime) as runner:
             feeds, noise, gate = self._reference
             trial = gate.begin()
             return noise.decibels(trial.passing(run_every(runner, feeds, {}))), trial.used

@@ -16,10 +16,11 @@ import onnx_ir as ir
 from trtpipe.passes.constants import add_constant, array_of, drop_unused_constants, is_constant
 from trtpipe.passes.expose import expose_too
 from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, enclosing, owners_of, result_of
+from trtpipe.quantization.channel_measures import Channels, add_measure, name_outputs
 from trtpipe.quantization.plan import bound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from trtpipe.quantization.plan import QuantizationPlan
 
@@ -167,7 +168,7 @@ def _correcting(model: ir.Model, node: ir.Node, channels: int, fresh: FreshNames
     if not _is_map(node):  # [1, channels, 1] -> [channels], to be added along the last axis
         made.append(ir.node("Reshape", [added, add_constant(graph, fresh, "row", np.array([-1], np.int64))]))
     made.append(ir.node("Add", [value, made[-1].outputs[0]]))
-    _name_outputs(made, value, fresh)
+    name_outputs(made, value, fresh)
     corrected = made[-1].outputs[0]
     for use in list(value.uses()):
         if use.node is not made[-1] and use.node not in measuring:
@@ -185,34 +186,12 @@ def _is_map(node: ir.Node) -> bool:
     return node.op_type.startswith("Conv")
 
 
-def _name_outputs(nodes: Sequence[ir.Node], value: ir.Value, fresh: FreshNames) -> None:
-    for node in nodes:
-        node.outputs[0].name, node.outputs[0].dtype = fresh(f"{value.name}__{node.op_type}"), ir.DataType.FLOAT
-
-
 def _mean(node: ir.Node, channels: int, fresh: FreshNames) -> list[ir.Node]:
-    """Insert behind ``node`` what takes the mean of its result over all axes but samples and channels.
-
-    It needs nothing newer than opset 5. The result of a product is [rows, channels] first, then a map of one sample.
-
-    Returns:
-        The nodes; the last one gives the mean.
-    """
-    graph, value, kernel = node.graph, node.outputs[0], node.inputs[1]
-    assert isinstance(graph, ir.Graph) and kernel is not None and kernel.shape is not None  # noqa: PT018
-    steps: list[ir.Node] = []
-    rank = len(kernel.shape) if _is_map(node) else 3
-    if not _is_map(node):
-        rows = add_constant(graph, fresh, "rows", np.array([-1, channels], np.int64))
-        steps.append(ir.node("Reshape", [value, rows]))
-        steps.append(ir.node("Transpose", [steps[-1].outputs[0]], {"perm": [1, 0]}))
-        single = add_constant(graph, fresh, "map", np.array([1, channels, -1], np.int64))
-        steps.append(ir.node("Reshape", [steps[-1].outputs[0], single]))
-    steps.append(ir.node("GlobalAveragePool", [steps[-1].outputs[0] if steps else value]))
-    _name_outputs(steps, value, fresh)
-    steps[-1].outputs[0].shape = ir.Shape([None, channels, *(1,) * (rank - 2)])
-    graph.insert_after(node, steps)
-    return steps
+    """Insert behind ``node`` what takes the mean of its result over all axes but samples and channels: the nodes."""
+    kernel = node.inputs[1]
+    assert kernel is not None and kernel.shape is not None  # noqa: PT018
+    rank = len(kernel.shape) if _is_map(node) else 0
+    return add_measure(node.outputs[0], Channels(channels, rank), ("GlobalAveragePool",), fresh, node)
 
 
 def typical_correction(corrections: np.ndarray) -> np.ndarray:

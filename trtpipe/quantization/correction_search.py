@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,32 +12,24 @@ from trtpipe.calibration.corrections import Corrections, CorrectionTrial, Smooth
 from trtpipe.calibration.methods import CalibrationMethod
 from trtpipe.calibration.ranges import range_of
 from trtpipe.calibration.statistics import TensorStatistics
-from trtpipe.config.formats import FP32
 from trtpipe.data.selection import sample_feeds
-from trtpipe.passes.constants import along, channel_rows
-from trtpipe.passes.expose import expose_too
-from trtpipe.passes.graph_pass import run_passes
-from trtpipe.passes.logits import show_logits
-from trtpipe.quantization.apply_corrections import apply_corrections
-from trtpipe.quantization.bias_correction import FEWEST, correct_means, correctable, measure_means, typical_correction
-from trtpipe.quantization.error_compensation import compensable, find_steps
+from trtpipe.passes.constants import along
+from trtpipe.quantization.bias_correction import FEWEST, typical_correction
+from trtpipe.quantization.channel_measures import Maxima
+from trtpipe.quantization.correction_trials import Trial, TrialRunner
 from trtpipe.quantization.output_gate import OutputGate, Reference
 from trtpipe.quantization.output_noise import OutputNoise
-from trtpipe.quantization.qdq import InsertQDQ
 from trtpipe.quantization.range_search import FEED_BYTES, FEEDS, SIGMAS, surely_less
+from trtpipe.quantization.rounding_estimate import Smoothed, falls_by
 from trtpipe.quantization.smooth_quant import smooth_groups, smoothing_factors
-from trtpipe.reference.reference_outputs import opened, run_all, run_known
+from trtpipe.reference.reference_outputs import run_all, run_known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from collections.abc import Set as AbstractSet
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    import onnx_ir as ir
-
     from trtpipe.artifact import Feed
-    from trtpipe.backends.base import OpenRunner
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.stage_settings import GateSettings
@@ -46,13 +37,14 @@ if TYPE_CHECKING:
     from trtpipe.progress import Progress
     from trtpipe.quantization.mac_count import CountedGraph
     from trtpipe.quantization.plan import QuantizationPlan
-    from trtpipe.quantization.smooth_quant import SmoothGroup
 
 #: How much of the unevenness goes into the weights; 0.5 is the paper's, larger ones suit heavier tails. The one in the
 #: middle goes first: where it gains nothing on a few samples, the others are not tried.
 STRENGTHS = (0.65, 0.5, 0.8)
 #: The trial without corrections.
 _NONE = "none"
+#: dB that smoothing must be expected to gain (see ``RoundingEstimate``) to be worth a trial.
+_WORTH_SMOOTHING = 2.5
 #: dB that smoothing must gain at least, and correcting biases; in any case more than chance (see ``surely_less``).
 _GAIN, _CORRECTION_GAIN = 0.5, 0.2
 #: Standard errors that error compensation must gain: fewer than others, because the layers' own errors surely fall.
@@ -63,8 +55,6 @@ ENOUGH = -30.0
 _AMPLE = 0.25
 #: dB: outputs with less noise than this are not smoothed.
 _QUIET = -40.0
-#: Share of the largest number of a 16-bit format that values may reach when they are smoothed.
-_ROOM = 0.5
 #: One of so many samples is a trial feed, but at least ``FEWEST``: so the search costs a share of the observing pass.
 _EVERY = 8
 #: Feeds on which corrections are compared first.
@@ -141,6 +131,7 @@ def find_corrections(
     plan: QuantizationPlan,
     graph: CountedGraph,
     ranges: Ranges,
+    statistics: Statistics,
     dataset: Dataset,
     workdir: Path,
     progress: Progress,
@@ -163,20 +154,21 @@ def find_corrections(
     Returns:
         The corrections; none if the outputs tell nothing.
     """
-    trials = TrialRunner(graph, plan, workdir)
+    trials = TrialRunner(graph, plan, statistics, workdir)
     drawn = sample_feeds(dataset, _SMOOTHED_ON, FEED_BYTES)
     trial = min(max(ranges.samples // _EVERY, FEWEST), FEEDS)
-    maxima = Maxima(trials.groups)
+    maxima = Maxima(trials.groups.values())
     means: list[Feed] = []
 
-    def taken(found: Feed) -> Feed:
-        maxima.update(found)
-        means.append({node: found[mean] for node, mean in trials.means.items()})
-        return {name: found[name] for name in (*trials.compared, *trials.outputs)}
-
     def see(drawn: list[Feed]) -> tuple[list[Feed], list[Feed]]:
-        with trials.exact() as runner:
-            return run_all(runner, drawn, tolerant, taken)
+        with trials.exact(maxima) as exact:
+
+            def taken(found: Feed) -> Feed:
+                maxima.update(found, exact.maxima)
+                means.append({node: found[mean] for node, mean in exact.means.items()})
+                return {name: found[name] for name in (*trials.compared, *trials.outputs)}
+
+            return run_all(exact.runner, drawn, tolerant, taken)
 
     feeds, outputs = see(drawn[:trial])
     samples = TrialSamples(feeds, outputs, trials.compared, trials.outputs)
@@ -184,21 +176,14 @@ def find_corrections(
     if not reference.noise.informative or not plan.points:
         return Found(Corrections(), samples, np.zeros(0), 0.0)
     plain = trials.run(Corrections(), feeds, reference)
-    candidates = _smoothings(trials, ranges, maxima) if plain.noise.mean() > _QUIET else {}
+    smoother = Smoother(trials, ranges, maxima)
+    candidates = smoother.candidates() if plain.noise.mean() > _QUIET else {}
     progress.advance("correction", 1, len(STRENGTHS) + 2)
     found, best = _best_smoothing(trials, candidates, plain, feeds, reference, progress, lambda: see(drawn[trial:]))
-    best = _compensation(trials, best, feeds, reference, found)
+    if (best.noise.mean() > ENOUGH or best.used > _AMPLE) and trials.worth_compensation(best.corrections, maxima):
+        best = _compensation(trials, best, feeds, reference, found)
     best = _biases(trials, best, feeds, means, reference, found)
     return Found(best.corrections.model_copy(update={"trials": tuple(found)}), samples, best.noise, best.used)
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One quantized graph: its noise, float64[feeds] in dB, and the share of the tolerance that it uses."""
-
-    corrections: Corrections
-    noise: np.ndarray
-    used: float
 
 
 def _best_smoothing(
@@ -244,12 +229,10 @@ def _compensation(
     trials: TrialRunner, best: Trial, feeds: list[Feed], reference: Reference, found: list[CorrectionTrial]
 ) -> Trial:
     """The better of ``best`` and the same with rounding errors of weights compensated; adds the trial to ``found``."""
-    if len(feeds) < FEWEST or (best.noise.mean() <= ENOUGH and best.used <= _AMPLE):
+    if len(feeds) < FEWEST:
         return best
     rounding = trials.compensation(best.corrections, feeds[::2])
     corrections = best.corrections.model_copy(update={"rounding": rounding})
-    if not rounding:
-        return best
     return _better(trials, best, corrections, "error compensation", feeds, reference, found, _COMPENSATION_SIGMAS)
 
 
@@ -264,9 +247,9 @@ def _biases(
     """The better of ``best`` and the same with corrected biases; adds the trial to ``found``.
 
     Args:
-        means: of the float32 graph on the feeds, see ``TrialRunner.means``.
+        means: of the float32 graph on the feeds, see ``Exact.means``.
     """
-    if len(feeds) < FEWEST or not trials.means:
+    if len(feeds) < FEWEST or not trials.correctable:
         return best
     expected = means[: len(feeds)][::2] if not best.corrections.smoothing else None
     wanted = trials.wanted_corrections(best.corrections, feeds[::2], expected)
@@ -286,30 +269,63 @@ def _better(
     found: list[CorrectionTrial],
     sigmas: float = SIGMAS,
 ) -> Trial:
-    """The better of ``best`` and one with ``corrections``, which were found on every second feed, on the others."""
-    trial = trials.run(corrections, feeds, reference)
-    held = slice(1, None, 2)
-    taken = surely_less(trial.noise[held], best.noise[held], _CORRECTION_GAIN, sigmas)
-    found.append(CorrectionTrial(correction=name, noise=float(trial.noise.mean()), taken=taken))
-    return trial if taken else best
+    """The better of ``best`` and one with ``corrections``, which were found on every second feed, on the others; the
+    former run only if it is better, because they tell nothing of that.
+    """
+    seen, held = range(0, len(feeds), 2), range(1, len(feeds), 2)
+    with trials.quantized(corrections) as runner:
+        evaluation = reference.begin()
+        evaluation.take(held, (run_known(runner, feeds[index]) for index in held))
+        before = best.noise[held]
+        taken = surely_less(evaluation.noise, before, _CORRECTION_GAIN, sigmas)
+        noise = float(best.noise.mean() + (evaluation.noise - before).mean())
+        if taken:
+            evaluation.take(seen, (run_known(runner, feeds[index]) for index in seen))
+            noise = float(evaluation.noise.mean())
+    found.append(CorrectionTrial(correction=name, noise=noise, taken=taken))
+    return Trial(corrections, evaluation.noise, evaluation.used) if taken else best
 
 
-def _smoothings(
-    trials: TrialRunner, ranges: Ranges, maxima: Maxima
-) -> dict[str, Callable[[list[Feed]], dict[str, Smoothing]]]:
-    """What is tried -> how every activation is smoothed then, with its range on some feeds."""
-    groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
-    weights = {name: group.weight_maxima() for name, group in groups.items()}
+class Smoother:
+    """Finds how activations are smoothed.
 
-    def factors_of(name: str, group: SmoothGroup, strength: float) -> np.ndarray:
-        seen = maxima.seen[name]
-        factors = smoothing_factors(seen, weights[name], strength)
-        return group.within_limits(np.maximum(factors, maxima.between[name] / trials.largest), seen)
+    Args:
+        maxima: what is known of them so far.
+    """
 
-    def smoothing(strength: float, some: list[Feed]) -> dict[str, Smoothing]:
-        factors = {name: factors_of(name, group, strength) for name, group in groups.items()}
+    def __init__(self, trials: TrialRunner, ranges: Ranges, maxima: Maxima) -> None:
+        self._trials, self._ranges, self._maxima = trials, ranges, maxima
+        self._groups = {name: group for name, group in trials.groups.items() if maxima.seen[name].any()}
+        self._weights: dict[str, np.ndarray] = {}
+
+    def candidates(self) -> dict[str, Callable[[list[Feed]], dict[str, Smoothing]]]:
+        """What is worth a trial -> how every activation is smoothed then, with its range on some feeds."""
+        if not self._groups:
+            return {}
+        estimate, seen = self._trials.estimate(), self._maxima.seen
+        self._weights = estimate.maxima
+        first = self._factors(STRENGTHS[0])
+        before, after = (
+            estimate.noises({name: Smoothed(seen[name], factors) for name, factors in each.items()})
+            for each in ({name: np.ones_like(found) for name, found in first.items()}, first)
+        )
+        if falls_by(before, after) < _WORTH_SMOOTHING:
+            return {}
+        return {f"smooth {each:g}": partial(self._smoothing, each) for each in STRENGTHS}
+
+    def _factors(self, strength: float) -> dict[str, np.ndarray]:
+        found = {}
+        for name, group in self._groups.items():
+            seen = self._maxima.seen[name]
+            factors = smoothing_factors(seen, self._weights[name], strength)
+            least = self._maxima.between[name] / self._trials.largest
+            found[name] = group.within_limits(np.maximum(factors, least), seen)
+        return found
+
+    def _smoothing(self, strength: float, some: list[Feed]) -> dict[str, Smoothing]:
+        groups, factors = self._groups, self._factors(strength)
         before, after = ({name: TensorStatistics() for name in groups} for _ in range(2))
-        with trials.exact() as runner:  # one large graph is open at a time
+        with self._trials.activations() as runner:  # one large graph is open at a time
             for feed in some:
                 found = run_known(runner, feed)
                 for name, divisor in factors.items():
@@ -321,157 +337,17 @@ def _smoothings(
             name: Smoothing(
                 factors=packed(divisor),
                 inserted=groups[name].fold is None,
-                amax=_range(trials, ranges, name, before[name], after[name]),
+                amax=self._range(name, before[name], after[name]),
             )
             for name, divisor in factors.items()
         }
 
-    return {f"smooth {each:g}": partial(smoothing, each) for each in STRENGTHS} if groups else {}
+    def _range(self, name: str, before: TensorStatistics, after: TensorStatistics) -> float:
+        """The range of a smoothed tensor, by the method that chose the range of the tensor as it was.
 
-
-def _range(trials: TrialRunner, ranges: Ranges, name: str, before: TensorStatistics, after: TensorStatistics) -> float:
-    """The range of a smoothed tensor, by the method that chose the range of the tensor as it was.
-
-    A few feeds miss the extremes of all the data. So the range is as much larger than theirs as it was before.
-    """
-    old = ranges.tensors[name]
-    method = CalibrationMethod(old.method, old.percentile)
-    few, smoothed = (range_of(name, each, method, trials.plan.format).amax for each in (before, after))
-    return smoothed * max(old.amax / few, 1.0) if few else smoothed
-
-
-class TrialRunner:
-    """Builds and runs the graphs on which corrections of a plan are tried; files live in ``workdir`` meanwhile.
-
-    Attributes:
-        plan: with ranges.
-        groups: activations that can be smoothed; only for integers, because a floating-point type needs none of it.
-        outputs: names of the model's outputs.
-        compared: names of what is compared: outputs, or what saturating operators make them from.
-        means: node's output -> output of ``exact`` with the means of its channels, where its bias can be corrected.
-        largest: what values may reach when they are smoothed.
-    """
-
-    def __init__(self, graph: CountedGraph, plan: QuantizationPlan, workdir: Path) -> None:
-        self.plan, self._graph, self._workdir = plan, graph, workdir
-        model = graph.load()
-        smooth = smooth_groups(model, plan.points) if plan.format.kind == "integer" else ()
-        self.groups: dict[str, SmoothGroup] = {group.name: group for group in smooth}
-        self._channels = correctable(model, plan)
-        self.means: dict[str, str] = {}
-        self.largest = np.inf if plan.scales is FP32 else _ROOM * plan.scales.largest
-        self.outputs = tuple(str(value.name) for value in model.graph.outputs)
-        self.compared = show_logits(model)
-
-    @contextmanager
-    def exact(self) -> Iterator[OpenRunner]:
-        """The float32 graph that also gives the activations of ``groups``, what lies before them, and ``means``."""
-        model = self._graph.load()
-        show_logits(model, beside=True)
-        shown = (*self.compared, *self.outputs)
-        folds = [] if np.isinf(self.largest) else [group.fold for group in self.groups.values() if group.fold]
-        wanted = dict.fromkeys([*self.groups, *(str(value.name) for fold in folds for value in fold.between)])
-        expose_too(model, [name for name in wanted if name not in shown])
-        self.means = measure_means(model, self._channels)
-        with self._opened(model) as runner:
-            yield runner
-
-    def run(self, corrections: Corrections, feeds: list[Feed], reference: Reference) -> Trial:
-        """What the graph quantized with ``corrections`` answers to the first feeds, and how far off that is."""
-        model, _ = self._quantized(corrections)
-        show_logits(model, beside=True)
-        with self._opened(model) as runner:
-            return Trial(corrections, *reference.evaluate(run_known(runner, feed) for feed in feeds))
-
-    def compensation(self, corrections: Corrections, feeds: list[Feed]) -> dict[str, str]:
-        """What compensates the rounding errors of weights, by what the float32 graph computes on some feeds."""
-        model = self._graph.load()
-        plan = apply_corrections(model, self.plan.with_corrections(corrections), biases=False)
-        layers = compensable(model, plan)
-        given = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
-        expose_too(model, [name for name in dict.fromkeys(layer.source for layer in layers) if name not in given])
-        with self._opened(model) as runner:
-            return find_steps(layers, plan, ({**feed, **run_known(runner, feed)} for feed in feeds), len(feeds))
-
-    def wanted_corrections(
-        self, corrections: Corrections, feeds: list[Feed], expected: list[Feed] | None = None
-    ) -> dict[str, np.ndarray]:
-        """float64[feeds, channels] of every node: what makes the means of the quantized graph the exact ones.
-
-        Args:
-            expected: these, of every feed; computed where they are not known.
+        A few feeds miss the extremes of all the data. So the range is as much larger than theirs as it was before.
         """
-        model, outputs = self._quantized(corrections)
-        if expected is None:
-            expected = self._exact_means(corrections, outputs, feeds)
-        names = correct_means(model, outputs)
-        added: dict[str, list[np.ndarray]] = {node: [] for node in names}
-        with self._opened(model) as runner:
-            single = {
-                spec.name: [size if isinstance(size, int) else 1 for size in spec.shape or ()] for spec in runner.inputs
-            }
-            for feed, means in zip(feeds, expected, strict=True):
-                given = {each.expected: _some(means[node], single[each.expected]) for node, each in names.items()}
-                found = run_known(runner, {**feed, **given})
-                for node, each in added.items():
-                    each.append(found[names[node].added])
-        return {node: channel_means(each, outputs[node]) for node, each in added.items()}
-
-    def _exact_means(self, corrections: Corrections, outputs: Mapping[str, int], feeds: list[Feed]) -> list[Feed]:
-        """Of every feed: node's output -> means. Smoothing moves factors over nodes, so they are those behind it."""
-        model = self._graph.load()
-        apply_corrections(model, self.plan.with_corrections(corrections))
-        names = measure_means(model, outputs)
-        with self._opened(model) as runner:
-            runs = (run_known(runner, feed) for feed in feeds)
-            return [{node: found[mean] for node, mean in names.items()} for found in runs]
-
-    def _quantized(self, corrections: Corrections) -> tuple[ir.Model, dict[str, int]]:
-        """The quantized graph; and output of a quantized node with a bias to correct -> its channels."""
-        model = self._graph.load()
-        plan = apply_corrections(model, self.plan.with_corrections(corrections))
-        outputs = correctable(model, plan)
-        run_passes(model, [InsertQDQ(plan)])
-        return model, outputs
-
-    def _opened(self, model: ir.Model) -> AbstractContextManager[OpenRunner]:
-        return opened(model, self._workdir, self._graph.runtime)
-
-
-class Maxima:
-    """The largest magnitude of every channel of some activations, and of what lies between each and its fold."""
-
-    def __init__(self, groups: Mapping[str, SmoothGroup]) -> None:
-        self.seen, self.between = (
-            {name: np.zeros(group.channels, np.float32) for name, group in groups.items()} for _ in range(2)
-        )
-        self._groups = groups
-
-    def update(self, found: Feed) -> None:
-        """Take in one run."""
-        for name, group in self._groups.items():
-            _raise(self.seen[name], found[name], group.axis)
-            for value in group.fold.between if group.fold is not None else ():
-                if value.name in found:
-                    _raise(self.between[name], found[str(value.name)], group.axis)
-
-
-def _raise(maxima: np.ndarray, value: np.ndarray, axis: int) -> None:
-    """Raise the maxima of channels to those of ``value``."""
-    if value.size:
-        np.maximum(maxima, channel_rows(np.abs(value), axis).max(axis=1), out=maxima)
-
-
-def channel_means(found: list[np.ndarray], channels: int) -> np.ndarray:
-    """float64[feeds, channels] of float32[samples, channels, 1...] each; NaN for feeds that gave nothing."""
-    return np.stack(
-        [
-            each.astype(np.float64).reshape(-1, channels).mean(axis=0) if each.size else np.full(channels, np.nan)
-            for each in found
-        ]
-    )
-
-
-def _some(means: np.ndarray, shape: list[int]) -> np.ndarray:
-    """``means``, or zeros of ``shape`` where the branch was not taken: no node reads them there."""
-    return means if means.size else np.zeros(shape, np.float32)
+        old = self._ranges.tensors[name]
+        method = CalibrationMethod(old.method, old.percentile)
+        few, smoothed = (range_of(name, each, method, self._trials.plan.format).amax for each in (before, after))
+        return smoothed * max(old.amax / few, 1.0) if few else smoothed

@@ -32,6 +32,7 @@ from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineTrial
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
+from trtpipe.reference.reference_outputs import forget
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -299,10 +300,12 @@ class _Builds:
 
         words = f"{len(candidate.nodes)} quantized nodes"
         self._progress.advance(f"comparing engines: {words}", 0, None)
+        graph = self._workdir / "trial.onnx"
         model = self._write(candidate)
         _freeze(model, self._settings.shapes)
-        graph = self._workdir / "trial.onnx"
         files = [graph.with_name(name) for name in save_model(model, graph)]
+        del model  # the builder reads the file
+        forget(graph)
         try:
             digest = " ".join(map(sha256_file, files))
             if digest not in self._known:

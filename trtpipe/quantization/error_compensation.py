@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,7 @@ from trtpipe.calibration.corrections import packed_steps
 from trtpipe.passes.constants import array_of
 from trtpipe.passes.graph_pass import enclosing, owners_of
 from trtpipe.quantization.plan import bound
-from trtpipe.quantization.qdq import quantize_weight, rounded, safe_scale, steps_between
+from trtpipe.quantization.qdq import quantize_weight, rounded, steps_between
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
     from trtpipe.artifact import Feed
     from trtpipe.quantization.plan import QuantizationPlan, QuantPoint
 
-#: dB by which the noise could fall at most, by a look at a few feeds; less is not worth a trial.
-_LEAST_GAIN = 1.0
-#: Feeds of that look, and rows of inputs of each.
-_LOOK, _LOOK_ROWS = 2, 16
 #: Rows of inputs for each weight: over all feeds, and of one feed at most, so that sums of products stay below 2**24.
 _ROWS, _FEED_ROWS = 2048, 512
 #: Bytes of moments, and weights in all; layers with the fewest weights to an output come first.
@@ -154,16 +149,10 @@ def find_steps(layers: tuple[Layer, ...], plan: QuantizationPlan, values: Iterat
     Args:
         layers: from ``compensable``.
         values: of ``count`` feeds, the values that the layers read.
-
-    Returns:
-        Nothing where the weights make too little of the noise for a gain; then two feeds are enough to see that.
     """
-    look = list(islice(values, _LOOK))
     most = min(max(_ROWS // max(count, 1), 1), _FEED_ROWS)
-    if _possible(layers, plan, look) < _LEAST_GAIN:
-        return {}
     moments = {layer.point.result: np.zeros(()) for layer in layers}
-    for found in chain(look, values):
+    for found in values:
         for layer in layers:
             if found[layer.source].size:
                 moments[layer.point.result] = moments[layer.point.result] + _moments(
@@ -171,33 +160,11 @@ def find_steps(layers: tuple[Layer, ...], plan: QuantizationPlan, values: Iterat
                 )
     steps: dict[str, str] = {}
     for layer in layers:
-        moment = moments[layer.point.result]
+        moment = moments.pop(layer.point.result)
         if moment.any():
             codes, better = _compensated(layer, plan, moment)
             steps[layer.point.result] = packed_steps(steps_between(codes, layer.as_constant(better), plan.format))
     return steps
-
-
-def _possible(layers: tuple[Layer, ...], plan: QuantizationPlan, look: list[Feed]) -> float:
-    """dB by which the noise would fall if weights were not rounded, by the layers' own outputs, each by itself."""
-    shares = []
-    for layer in layers:
-        found = [layer.rows(each[layer.source], _LOOK_ROWS) for each in look if each[layer.source].size]
-        limit = plan.limits.get(layer.point.inputs[0])
-        if not found or not limit:
-            continue
-        rows = np.concatenate(found, axis=1)
-        step = safe_scale(np.float32(limit), plan.format.largest, plan.scales)
-        codes, scale = _nearest(layer, plan)
-        weights = _power(rows, layer.as_weight(codes.astype(np.float32)) * scale - layer.weight)
-        inputs = _power(rounded(rows, step, plan.format) * step - rows, layer.weight)
-        shares += [weights / (weights + inputs)] if weights + inputs > 0 else []
-    return -10 * float(np.log10(max(1 - np.mean(shares), 1e-3))) if shares else 0.0
-
-
-def _power(rows: np.ndarray, weight: np.ndarray) -> float:
-    """Of the outputs that rows and a weight make."""
-    return float(np.square(rows @ weight.swapaxes(1, 2), dtype=np.float64).sum())
 
 
 def _nearest(layer: Layer, plan: QuantizationPlan) -> tuple[np.ndarray, np.ndarray]:
@@ -222,23 +189,21 @@ def _compensated(layer: Layer, plan: QuantizationPlan, moments: np.ndarray) -> t
     power = np.einsum("gkk->gk", moments)
     order = np.argsort(-power, axis=1, kind="stable")
     size = moments.shape[-1]
-    damped = moments + _DAMPING * np.maximum(power.mean(axis=1), np.finfo(np.float32).tiny)[:, None, None] * np.eye(
-        size
-    )
-    damped = np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), order[:, None, :], 2)
+    damped = np.take_along_axis(np.take_along_axis(moments, order[:, :, None], 1), order[:, None, :], 2)
+    damped[:, range(size), range(size)] += _DAMPING * np.maximum(power.mean(axis=1), np.finfo(np.float32).tiny)[:, None]
     factor = np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1]
-    factor = factor / np.einsum("gkk->gk", factor)[:, None, :]
-    weight = np.take_along_axis(layer.weight.astype(np.float64), order[:, None, :], 2)
-    wanted, found = weight.copy(), np.empty_like(weight)
+    factor /= np.einsum("gkk->gk", factor)[:, None, :].copy()
+    weight = np.take_along_axis(layer.weight.astype(np.float64), order[:, None, :], 2).swapaxes(1, 2).copy()
+    wanted, found, step = weight.copy(), np.empty_like(weight), scale[:, :, 0]
     for begin in range(0, size, _BLOCK):
         end = min(begin + _BLOCK, size)
         for index in range(begin, end):
-            found[:, :, index] = rounded(wanted[:, :, index], scale[:, :, 0], plan.format)
-            error = weight[:, :, index] - found[:, :, index] * scale[:, :, 0]
-            wanted[:, :, index + 1 : end] += error[:, :, None] * factor[:, None, index, index + 1 : end]
-        errors = weight[:, :, begin:end] - found[:, :, begin:end] * scale
-        wanted[:, :, end:] += errors @ factor[:, begin:end, end:]
-    return codes, np.take_along_axis(found, np.argsort(order, axis=1)[:, None, :], 2)
+            found[:, index] = rounded(wanted[:, index], step, plan.format)
+            error = weight[:, index] - found[:, index] * step
+            wanted[:, index + 1 : end] += factor[:, index, index + 1 : end, None] * error[:, None]
+        errors = weight[:, begin:end] - found[:, begin:end] * step[:, None]
+        wanted[:, end:] += factor[:, begin:end, end:].swapaxes(1, 2) @ errors
+    return codes, np.take_along_axis(found, np.argsort(order, axis=1)[:, :, None], 1).swapaxes(1, 2)
 
 
 def _moment_bytes(layer: Layer) -> int:

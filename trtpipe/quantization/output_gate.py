@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trtpipe.accuracy.comparison import OutputComparison
 from trtpipe.config.profile import OutputTolerance
 from trtpipe.quantization.output_noise import in_decibels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import numpy as np
 
     from trtpipe.accuracy.reports import OutputParity
     from trtpipe.artifact import Feed
@@ -70,12 +70,43 @@ class Reference:
     gate: OutputGate
     joined: bool
 
+    def begin(self) -> Evaluation:
+        """Evaluate one graph."""
+        return Evaluation(self)
+
     def evaluate(self, results: Iterable[Feed]) -> tuple[np.ndarray, float]:
-        """float64[feeds], the noise in dB; and the share of the tolerance that is used, above 1 if it does not hold."""
-        trial = self.gate.begin()
-        shares = self.noise.every(trial.passing(results))
-        parts = float(shares.mean(axis=0).max()) / 10 ** (PART / 10) if self.joined else 0.0
-        return in_decibels(shares), max(trial.used, parts)
+        """Of a graph's results for all feeds: what ``Evaluation`` says."""
+        evaluation = self.begin()
+        evaluation.take(range(self.noise.feeds), results)
+        return evaluation.noise, evaluation.used
+
+
+class Evaluation:
+    """One graph, as far as its outputs were taken in."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference, self._trial = reference, reference.gate.begin()
+        self._shares: dict[int, np.ndarray] = {}
+
+    def take(self, indices: Sequence[int], results: Iterable[Feed]) -> None:
+        """Take in what the graph answers to the feeds of these numbers."""
+        for index, found in zip(indices, self._trial.passing(results, indices), strict=False):
+            self._shares[index] = self._reference.noise.shares(index, found)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """float64[feeds], the noise in dB of what was taken in, by the numbers of feeds."""
+        return in_decibels(self._array)
+
+    @property
+    def used(self) -> float:
+        """The share of the tolerance that is used, above 1 if it does not hold."""
+        parts = float(self._array.mean(axis=0).max()) / 10 ** (PART / 10) if self._reference.joined else 0.0
+        return max(self._trial.used, parts)
+
+    @property
+    def _array(self) -> np.ndarray:
+        return np.array([self._shares[index] for index in sorted(self._shares)])
 
 
 class GateTrial:
@@ -84,12 +115,17 @@ class GateTrial:
     def __init__(self, comparison: OutputComparison, expected: Sequence[Feed]) -> None:
         self._comparison, self._expected = comparison, expected
 
-    def passing(self, results: Iterable[Feed]) -> Iterator[Feed]:
+    def passing(self, results: Iterable[Feed], indices: Iterable[int] | None = None) -> Iterator[Feed]:
         """``results`` as they are, each taken in on its way.
 
         An output whose shape depends on values is left out: verification refuses it, whatever the precision.
+
+        Args:
+            indices: numbers of the feeds that they answer; ``None`` for all feeds.
         """
-        for found, wanted in zip(results, self._expected, strict=False):
+        numbers = range(len(self._expected)) if indices is None else indices
+        for found, index in zip(results, numbers, strict=False):
+            wanted = self._expected[index]
             alike = [name for name, value in wanted.items() if found[name].shape == value.shape]
             self._comparison.add({name: found[name] for name in alike}, {name: wanted[name] for name in alike})
             yield found

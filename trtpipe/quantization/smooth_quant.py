@@ -81,9 +81,18 @@ class Scaling:
         """Multiply it by ``factors``, float32[channels], or divide it by them, for this node only."""
         value, graph, array = self.node.inputs[self.index], self.node.graph, self.array
         assert value is not None and isinstance(graph, ir.Graph)  # noqa: PT018
-        spread = np.moveaxis(factors.reshape(self.groups, -1, *(1,) * (array.ndim - 1)), 1, self.axis + 1)
-        changed = operation(self._parts(array), spread).reshape(array.shape)
+        changed = operation(array, self.spread(factors))
         self.node.replace_input_with(self.index, add_constant(graph, fresh, f"{value.name}_smoothed", changed))
+
+    def spread(self, factors: np.ndarray) -> np.ndarray:
+        """``factors``, one a channel, as they meet the elements of the constant: to be broadcast to its shape."""
+        array = self.array
+        spread = np.moveaxis(factors.reshape(self.groups, -1, *(1,) * (array.ndim - 1)), 1, self.axis + 1)
+        if self.groups == 1:
+            single: np.ndarray = spread[0]
+            return single
+        whole: np.ndarray = np.broadcast_to(spread, self._parts(array).shape).reshape(array.shape)
+        return whole
 
     def _parts(self, array: np.ndarray) -> np.ndarray:
         """One axis more, in front, for the groups."""

@@ -140,18 +140,29 @@ def exact_outputs(
 
 @contextmanager
 def opened(model: ir.Model, workdir: Path, runtime: Settings, name: str = "opened.onnx") -> Iterator[OpenRunner]:
-    """A runner of ``model`` on the CPU; its files are in ``workdir`` meanwhile, ``name`` and what belongs to it."""
+    """A runner of ``model`` on the CPU; its files are in ``workdir`` meanwhile, ``name`` and what belongs to it.
+
+    Memory of the model is given back before it is opened, unless the caller holds it.
+    """
+    with written(model, workdir, name) as path:
+        del model
+        forget(path)
+        with load_backend("onnxruntime").open(path, runtime) as runner:
+            yield runner
+
+
+@contextmanager
+def written(model: ir.Model, workdir: Path, name: str) -> Iterator[Path]:
+    """The file of ``model`` in ``workdir``, with its weights beside it: they are mapped then, and not copied."""
     from trtpipe.preflight.onnx_io import save_sharing
 
     path = workdir / name
-    written = save_sharing(model, path)
+    files = save_sharing(model, path)
     del model  # whoever runs it reads the file
-    forget(path)
     try:
-        with load_backend("onnxruntime").open(path, runtime) as runner:
-            yield runner
+        yield path
     finally:
-        for each in written:
+        for each in files:
             (workdir / each).unlink(missing_ok=True)
 
 

@@ -90,8 +90,9 @@ def open_watched(
     Args:
         before: label of the artifact it was made from.
     """
+    import onnx_ir as ir
+
     from trtpipe.accuracy.parity import Contender
-    from trtpipe.preflight.onnx_io import save_model
     from trtpipe.reference.reference_outputs import forget
     from trtpipe.reference.storage import StorageWatch
     from trtpipe.reference.watch_storage import watch_storage
@@ -101,10 +102,11 @@ def open_watched(
         return Contender("lowered", stack.enter_context(onnx.open(path, runtime)), precision, before=before)
     model = emulated(path)
     probes, makers = watch_storage(model)
-    save_model(model, workdir / "emulated.onnx")
+    written = workdir / "emulated.onnx"
+    ir.save(model, written, external_data=f"{written.name}.data", size_threshold_bytes=1024)  # mapped, not copied
     del model  # whoever runs it reads the file
-    forget(path)
-    runner = stack.enter_context(onnx.open(workdir / "emulated.onnx", runtime))
+    forget(written)
+    runner = stack.enter_context(onnx.open(written, runtime))
     note = f"{precision.half.storage} storage emulated"
     return Contender("lowered", StorageWatch(runner, probes, makers), precision, note, before)
 

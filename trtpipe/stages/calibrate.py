@@ -38,7 +38,7 @@ class Calibrate(Stage[CalibrateSettings], Noting):
 
     name = "calibrate"
     produces = "ranges"
-    version = 16
+    version = 17
     packages = ("numpy", "onnx", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:
@@ -154,8 +154,9 @@ class _Trials:
         for candidate in with_smoothable(whole, graph, ranges, self.statistics):
             corrected = whole.calibrated(candidate)
             found = find_corrections(
-                corrected, graph, candidate, dataset, folder, self.progress, gate, tolerant=self.trials.tolerant
-            )
+                corrected, graph, candidate, self.statistics, dataset, folder, self.progress, gate,
+                tolerant=self.trials.tolerant,
+            )  # fmt: skip
             if candidate is ranges or found.fits(candidate.tensors.keys() - ranges.tensors.keys()):
                 ranges = candidate
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.artifact import Draft
@@ -75,13 +76,15 @@ class Lower(Stage[LowerSettings]):
         precision = settings.precision
         tensor_ranges = tensor_ranges_in(inputs.artifacts.get("statistics")) if precision.half else None
         shapes = {} if settings.quantization is None else settings.quantization.shapes
-        graph = CountedGraph(inputs.path("simplified"), shapes, runtime)
-        model = graph.load()
-        choice = _chosen(settings, graph, model, tensor_ranges, inputs, workdir, progress)
-        decisions = _lower(settings, model, None if choice is None else choice.plan, tensor_ranges)
-        _require_precision(settings, decisions)
         path = workdir / LOWERED
-        names = save_model(model, path)
+        with TemporaryDirectory(dir=workdir) as folder:
+            shared = None if settings.search is None else Path(folder)  # many graphs are written then
+            graph = CountedGraph(inputs.path("simplified"), shapes, runtime, shared)
+            choice = _chosen(settings, graph, tensor_ranges, inputs, Path(folder), progress)
+            model = graph.load()
+            decisions = _lower(settings, model, None if choice is None else choice.plan, tensor_ranges)
+            _require_precision(settings, decisions)
+            names = save_model(model, path)
         trials = () if choice is None else choice.trials
         fallback = None if choice is None else choice.plan.corrections.fallback
         # what was found for the whole plan says nothing of the part of it that the engine search chose
@@ -162,17 +165,12 @@ def _lower(
 def _chosen(
     settings: LowerSettings,
     graph: CountedGraph,
-    model: ir.Model,
     tensor_ranges: TensorRanges | None,
     inputs: Inputs,
     workdir: Path,
     progress: Progress,
 ) -> EngineChoice | None:
-    """What is quantized; ``None`` for nothing.
-
-    Args:
-        model: a copy of the graph; it stays as it is.
-    """
+    """What is quantized; ``None`` for nothing."""
     from trtpipe.calibration.ranges import Ranges
     from trtpipe.data.dataset import unbatched
     from trtpipe.quantization.accuracy_check import AccuracyCheck
@@ -181,6 +179,7 @@ def _chosen(
 
     if settings.quantization is None:
         return None
+    model = graph.load()
     whole = plan(model, settings.quantization).calibrated(Ranges.read(inputs.path("ranges")))
     if settings.search is None:
         return EngineChoice(whole)

@@ -19,13 +19,14 @@ from trtpipe.data.selection import drawn_samples
 from trtpipe.errors import InputError
 from trtpipe.isolation.reducer import LocalReduction
 from trtpipe.progress import track
-from trtpipe.reference.reference_outputs import opened
+from trtpipe.reference.reference_outputs import forget, opened, written
 from trtpipe.stages.stage import Resumable, Stage
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from trtpipe.artifact import Artifact
+    from trtpipe.autocast.range_probes import Probe
     from trtpipe.autocast.tensor_ranges import TensorRanges
     from trtpipe.calibration.statistics import Statistics
     from trtpipe.config.build_request import BuildRequest
@@ -121,11 +122,13 @@ def _counted(
     bad = settings.skip_bad_samples
     model, tensors = _observed(simplified, settings) if settings.ranges else (None, ())
     if model is not None and tensors:
-        shown = (*tensors, *kept_outputs(model, tensors))
-        with opened(showing(model, shown), workdir, runtime, OBSERVED) as runner:
-            del model  # whoever runs it reads the file
-            reduction = runner.reduced(STATISTICS_REDUCER, tensors)
-            return collect(reduction, dataset, tensors, progress, bad, Checkpoints(workdir))
+        shown = showing(model, (*tensors, *kept_outputs(model, tensors)))
+        with written(shown, workdir, OBSERVED) as path:
+            del model, shown  # whoever runs it reads the file
+            forget(path)
+            with load_backend("onnxruntime").open(path, runtime) as runner:
+                reduction = runner.reduced(STATISTICS_REDUCER, tensors)
+                return collect(reduction, dataset, tensors, progress, bad, Checkpoints(workdir))
     # the data is looked at, but the model need not run
     return collect(LocalReduction(lambda feed: {}, StatisticsReducer(())), dataset, (), progress, bad)
 
@@ -199,13 +202,17 @@ def _extremes(
     from trtpipe.passes.graph_pass import run_passes
     from trtpipe.passes.plugins import cut_plugins
 
-    model = load_clean(simplified)
-    cut_plugins(model)
-    run_passes(model, HALF_FORM)
-    probes = add_probes(model)
-    builder, samples = TensorRangeBuilder(probes), 0
-    with opened(showing(model, tuple(probes)), workdir, runtime, OBSERVED) as runner:
-        del model  # whoever runs it reads the file
+    probes: dict[str, tuple[Probe, ...]] = {}
+
+    def probing() -> ir.Model:
+        model = load_clean(simplified)
+        cut_plugins(model)
+        run_passes(model, HALF_FORM)
+        probes.update(add_probes(model))
+        return showing(model, tuple(probes))
+
+    with opened(probing(), workdir, runtime, OBSERVED) as runner:
+        builder, samples = TensorRangeBuilder(probes), 0
         for sample in track(progress, "extremes", drawn_samples(unbatched(dataset), EXTREMES_ON), None):
             try:
                 builder.add(runner.infer(sample.feed))
