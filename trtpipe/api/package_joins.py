@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trtpipe.runtime import SelfTest
 
 
+@explained
 def join_packages(
     packages: Iterable[PathLike],
     out: PathLike,
