@@ -16,6 +16,7 @@ from world import content
 import trtpipe
 from trtpipe.artifact import FileEntry
 from trtpipe.delivery.reader import Package
+from trtpipe.delivery.record import SCHEMA
 from trtpipe.errors import InputError, RecipeError
 from trtpipe.pipeline.ownership import held
 from trtpipe.reference.pytorch_outputs import load_reference
@@ -230,14 +231,15 @@ def test_the_list_of_written_files_forgets_what_is_gone(build: Path, tmp_path: P
 def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None:
     out = tmp_path / "pkg"
     trtpipe.make_package(build, out)
-    text = (out / "model.json").read_text().replace('"schema": 1', '"schema": 99')
+    text = (out / "model.json").read_text().replace(f'"schema": {SCHEMA}', '"schema": 99')
+    assert '"schema": 99' in text
     with held(out) as folder, folder.staging() as staging:
         (out / "model.json").write_text(text)
         folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
     trtpipe.make_package(build, out)
     found = Package.opened(out)
     found.verify()
-    assert found.model.schema == 1
+    assert found.model.schema == SCHEMA
 
 
 @pytest.mark.parametrize(("name", "earlier"), [("note.txt", False), ("more/note.txt", True), ("model.sig", True)])
