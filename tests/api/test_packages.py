@@ -251,6 +251,7 @@ def test_one_of_another_version_is_replaced(build: Path, tmp_path: Path) -> None
     out = tmp_path / "pkg"
     trtpipe.make_package(build, out)
     text = (out / "model.json").read_text().replace(f'"schema": {SCHEMA}', '"schema": 99')
+    assert '"schema": 99' in text
     with held(out) as folder, folder.staging() as staging:
         (out / "model.json").write_text(text)
         folder.record({**folder.files, "model.json": {FileEntry.of(out / "model.json")}}, staging)
