@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trtpipe.progress import NullProgress
-from trtpipe.quantization.output_noise import OutputNoise, noise_by_blocks
+from trtpipe.quantization.output_noise import OutputNoise
 
 Y = np.random.default_rng(0).normal(size=(4, 10))
 Y = (Y - Y.mean()).astype(np.float32)
@@ -89,28 +88,3 @@ def test_what_fills_an_output_hides_no_noise(fill):
     measure = OutputNoise(expected)
     assert measure.informative
     assert measure.decibels(found) == pytest.approx(-20, abs=1)
-
-
-@pytest.mark.parametrize(("count", "noisy"), [(60, {7: 5.0, 8: 3.0, 59: 1.0}), (25, {0: 1.0}), (300, {150: 2.0})])
-def test_the_noisiest_groups_are_found_by_few_measurements(count: int, noisy: dict[int, float]) -> None:
-    alone = [noisy.get(index, 0.001) for index in range(count)]
-    asked: list[tuple[int, ...]] = []
-
-    def measured(groups) -> float:  # type: ignore[no-untyped-def]
-        asked.append(tuple(groups))
-        return sum(alone[index] for index in groups)
-
-    found = noise_by_blocks(measured, count, 24, NullProgress(), "")
-    assert len(asked) <= 24
-    assert sum(found) == pytest.approx(sum(alone))
-    if count < 300:
-        assert sorted(range(count), key=lambda each: -found[each])[: len(noisy)] == sorted(
-            noisy, key=lambda each: -noisy[each]
-        )
-    else:
-        assert found[150] == max(found)
-
-
-def test_few_groups_are_measured_each_by_itself() -> None:
-    found = noise_by_blocks(lambda groups: float(sum(groups)), 9, 24, NullProgress(), "")
-    assert found == pytest.approx(list(range(9)))

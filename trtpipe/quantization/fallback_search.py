@@ -18,7 +18,7 @@ from trtpipe.calibration.corrections import CorrectionTrial, Fallback
 from trtpipe.passes.decisions import LEAST_SHARE, SENSITIVE
 from trtpipe.quantization.correction_search import ENOUGH
 from trtpipe.quantization.layer_search import LayerTrial, Search
-from trtpipe.quantization.output_noise import GroupNoise, OutputNoise, noise_alone, noise_by_blocks
+from trtpipe.quantization.output_noise import OutputNoise, noise_alone
 from trtpipe.quantization.range_search import surely_less
 from trtpipe.quantization.sensitivity import GroupSensitivity
 from trtpipe.quantization.simulator import open_simulator
@@ -47,8 +47,6 @@ MOST_WORK = 0.1
 _GAIN_BELOW, _GAIN, _SIGMAS = 6.0, 3.0, 2.0
 #: Runs of the model for all groups together, and feeds for each of them: at least, and at most.
 _RUNS, _FEWEST, _MOST_FEEDS = 128, 2, 16
-#: Graphs that are measured for that at most; of more groups, several are measured together.
-_MEASUREMENTS = 24
 #: Choices of groups that are judged by the gate, at most.
 _EVALUATIONS = 6
 
@@ -132,11 +130,7 @@ class _Fallback:
         noise = OutputNoise(expected, samples.compared)
         if not noise.informative:
             return [0.0] * len(self._session.groups)
-        groups = len(self._session.groups)
-        if groups <= _MEASUREMENTS:
-            return noise_alone(self._session, noise, feeds, self._progress, "fallback")
-        measured = GroupNoise(self._session, noise, feeds)
-        return noise_by_blocks(measured, groups, _MEASUREMENTS, self._progress, "fallback")
+        return noise_alone(self._session, noise, feeds, self._progress, "fallback")
 
     def _worth_it(self) -> _Choice:
         """The groups that make most of the noise with little work; found on other feeds than they are judged on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from trtpipe.progress import track
 from trtpipe.reference.reference_outputs import run_every
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from trtpipe.artifact import Feed
     from trtpipe.progress import Progress
@@ -112,56 +112,21 @@ def _power(value: np.ndarray) -> float:
     return float(np.sum(np.square(value, dtype=np.float64)))
 
 
-class GroupNoise:
-    """Measures what groups add, with all others in float32; behind a partition only what comes after it is run."""
-
-    def __init__(self, session: SimulatorSession, measure: OutputNoise, feeds: list[Feed]) -> None:
-        self._session, self._measure, self._feeds = session, measure, feeds
-        self._partitions, self._stored = _stored(session, feeds)
-
-    def __call__(self, groups: Sequence[int]) -> float:
-        """Noise over signal power with these groups lowered together."""
-        first = min(self._session.groups[index].first for index in groups)
-        partition = next((each for each in reversed(self._partitions) if each.position < first), None)
-        feeds = self._feeds if partition is None else self._stored
-        return float(noise_of(self._session, groups, self._measure, feeds, partition).mean())
-
-
 def noise_alone(
     session: SimulatorSession, measure: OutputNoise, feeds: list[Feed], progress: Progress, phase: str
 ) -> list[float]:
-    """The noise of each group by itself."""
-    measured, count = GroupNoise(session, measure, feeds), len(session.groups)
-    return [measured((index,)) for index in track(progress, phase, range(count), count)]
-
-
-def noise_by_blocks(
-    measured: Callable[[Sequence[int]], float], count: int, most: int, progress: Progress, phase: str
-) -> list[float]:
-    """About the noise of each group by itself, from few measurements: powers of different groups nearly add up.
-
-    Groups that follow each other are measured together, then the noisiest of these blocks is divided in two, again and
-    again. Of the two the later one is measured, because less has to be run for it, and the other made what is left;
-    the groups of a block that remains have equal shares of its noise.
-
-    Args:
-        measured: noise over signal power with some groups lowered together.
-        count: groups; ``most``: measurements.
-    """
-    edges = np.linspace(0, count, min(most // 2, count) + 1).round().astype(int)
-    blocks = [range(begin, end) for begin, end in pairwise(edges.tolist())]
-    noises = {block: measured(block) for block in track(progress, phase, blocks, most)}
-    for done in range(len(blocks), most):
-        progress.advance(phase, done, most)
-        block = max(noises, key=lambda each: (len(each) > 1, noises[each], -each.start))
-        first, second = block[: len(block) // 2], block[len(block) // 2 :]
-        if not first:
-            break  # each is known by itself
-        whole = noises.pop(block)
-        noises[second] = measured(second)
-        noises[first] = max(whole - noises[second], 0.0)
-    progress.advance(phase, most, most)
-    return [noises[block] / len(block) for block in sorted(noises, key=lambda each: each.start) for _ in block]
+    """The noise of each group by itself; for groups behind a partition only what comes behind it is run."""
+    partitions, stored = _stored(session, feeds)
+    groups = session.groups
+    found: list[float] = []
+    for index in track(progress, phase, range(len(groups)), len(groups)):
+        partition = next(
+            (partition for partition in reversed(partitions) if partition.position < groups[index].first), None
+        )
+        found.append(
+            float(noise_of(session, (index,), measure, feeds if partition is None else stored, partition).mean())
+        )
+    return found
 
 
 def _stored(session: SimulatorSession, feeds: list[Feed]) -> tuple[tuple[Partition, ...], list[Feed]]:
