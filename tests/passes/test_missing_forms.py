@@ -105,3 +105,25 @@ def test_scattering_with_a_reduction(reduction: str, axis: int) -> None:
     result, feed = written(proto), {"d": normal(2, 5, 5), "u": normal(*places.shape)}
     assert "ScatterElements" not in operators(result)
     np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["AveragePool<count_include_pad=1, ", "AveragePool<", "MaxPool<"])
+@pytest.mark.parametrize(("window", "strides"), [([300, 300], [300, 300]), ([7, 8], [7, 8]), ([9, 7], [3, 1])])
+def test_pooling_with_a_window_larger_than_the_map(kind: str, window: list[int], strides: list[int]) -> None:
+    proto = model(
+        "(float[N,3,7,7] x) => (float[N,3,H,W] y) "
+        f"{{ y = {kind} kernel_shape={window}, strides={strides}, ceil_mode=1>(x) }}"
+    )
+    result, feed = written(proto), {"x": normal(2, 3, 7, 7)}
+    assert operators(result) == {f"Global{kind.partition('<')[0]}"}
+    np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["kernel_shape=[7, 7]", "kernel_shape=[8, 8], pads=[1, 1, 1, 1], ceil_mode=1", "kernel_shape=[8, 7], ceil_mode=1",
+     "kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1"],
+)  # fmt: skip
+def test_other_pooling_stays(attributes: str) -> None:
+    proto = model(f"(float[N,3,7,7] x) => (float[N,3,H,W] y) {{ y = AveragePool<{attributes}>(x) }}")
+    assert operators(written(proto)) == {"AveragePool"}

@@ -31,11 +31,12 @@ _REDUCED = {
 
 
 class WriteMissingForms(GraphPass):
-    """Write three operators in forms that TensorRT takes.
+    """Write operators in forms that TensorRT takes.
 
     1. Resize with ``antialias``, of fixed sizes: products with one constant matrix an axis.
     2. Einsum of integers: products and sums.
     3. ScatterElements with a reduction, of fixed sizes: every element chooses what is scattered to it.
+    4. AveragePool and MaxPool with a window larger than a map of fixed sizes: the mean or maximum of the map.
     """
 
     name = "write_missing_forms"
@@ -156,8 +157,30 @@ def _scatter(node: ir.Node, w: Writer) -> bool:
     return True
 
 
+def _pool(node: ir.Node, w: Writer) -> bool:
+    """Windows that reach beyond a map come with ``ceil_mode``; what lies outside does not count."""
+    value = node.inputs[0]
+    sides = None if value is None or value.shape is None else list(value.shape)[2:]
+    window = node.attributes["kernel_shape"].as_ints() if "kernel_shape" in node.attributes else []
+    if not sides or len(window) != len(sides) or not all(isinstance(side, int) for side in sides):
+        return False
+    strides, pads, dilations = (
+        found.as_ints() if (found := node.attributes.get(name)) is not None else [usual] * len(sides)
+        for name, usual in (("strides", 1), ("pads", 0), ("dilations", 1))
+    )
+    beyond = [size - side for size, side in zip(window, sides, strict=True) if isinstance(side, int)]
+    one = all(0 <= more < stride for more, stride in zip(beyond, strides, strict=True))
+    plain = not any(pads) and set(dilations) == {1} and text(node, "auto_pad", "NOTSET") in {"NOTSET", "VALID"}
+    if not (one and any(beyond) and plain and len(node.outputs) == 1):
+        return False
+    w.replace(w.op(f"Global{node.op_type}", value))
+    return True
+
+
 _FORMS: dict[str, Callable[[ir.Node, Writer], bool]] = {
     "Resize": _resize,
     "Einsum": _einsum,
     "ScatterElements": _scatter,
+    "AveragePool": _pool,
+    "MaxPool": _pool,
 }
