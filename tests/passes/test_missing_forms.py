@@ -127,3 +127,28 @@ def test_pooling_with_a_window_larger_than_the_map(kind: str, window: list[int],
 def test_other_pooling_stays(attributes: str) -> None:
     proto = model(f"(float[N,3,7,7] x) => (float[N,3,H,W] y) {{ y = AveragePool<{attributes}>(x) }}")
     assert operators(written(proto)) == {"AveragePool"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "opset", "inputs"),
+    [
+        ([2, 12, 1], "", 17, "x"),
+        ([2, 12, 1], "<onesided=1>", 17, "x, shorter"),
+        ([2, 12, 2], "<inverse=1>", 20, "x"),
+        ([2, 9, 5, 1], "<onesided=1>", 20, "x, , second"),
+        ([2, 9, 5, 2], "<axis=2>", 17, "x"),
+        ([3, 8, 4, 2], "", 20, "x, shorter, second"),
+    ],
+)
+def test_a_fourier_transform(shape: list[int], attributes: str, opset: int, inputs: str) -> None:
+    sizes = ",".join(["N", *map(str, shape[1:])])
+    given = {"shorter": np.array(6), "second": np.array(1)}
+    proto = model(f"(float[{sizes}] x) => (float y) {{ y = DFT{attributes}({inputs}) }}", opset=opset, **given)
+    result, feed = written(proto), {"x": normal(*shape)}
+    assert "DFT" not in operators(result)
+    np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_fourier_transform_of_open_length_stays() -> None:
+    proto = model("(float[2,N,1] x) => (float[2,N,2] y) { y = DFT(x) }")
+    assert "DFT" in operators(written(proto))

@@ -37,6 +37,7 @@ class WriteMissingForms(GraphPass):
     2. Einsum of integers: products and sums.
     3. ScatterElements with a reduction, of fixed sizes: every element chooses what is scattered to it.
     4. AveragePool and MaxPool with a window larger than a map of fixed sizes: the mean or maximum of the map.
+    5. DFT of a fixed size: a product with the matrix of its definition.
     """
 
     name = "write_missing_forms"
@@ -177,10 +178,54 @@ def _pool(node: ir.Node, w: Writer) -> bool:
     return True
 
 
+def _dft(node: ir.Node, w: Writer) -> bool:
+    """Real and imaginary parts are the last axis: [samples x parts] times [samples x parts, frequencies x 2]."""
+    value, length, axis_given = [*node.inputs, None, None][:3]
+    shape = None if value is None or value.shape is None else list(value.shape)
+    if value is None or shape is None or value.dtype is None or not isinstance(shape[-1], int):
+        return False
+    axis = array_of(axis_given)
+    if axis_given is not None and axis is None:
+        return False
+    # an attribute up to opset 19, 1 by default; later an input, -2 by default
+    place = int(axis) if axis is not None else int(attribute(node, "axis", 1 if w.opset < _DFT_AXIS_GIVEN else -2))
+    place, rank, parts = place % len(shape), len(shape), shape[-1]
+    samples, count = shape[place], array_of(length)
+    inverse, half = bool(attribute(node, "inverse", 0)), bool(attribute(node, "onesided", 0))
+    if (
+        place == rank - 1
+        or not isinstance(samples, int)
+        or (inverse and half)
+        or (length is not None and count is None)
+    ):
+        return False
+    matrix = _frequencies(samples, parts, samples if count is None else int(count), inverse=inverse, half=half)
+    if matrix.size > _MOST_ELEMENTS:
+        return False
+    turned = [axis for axis in range(rank) if axis not in (place, rank - 1)]
+    order = [*turned, place, rank - 1]
+    rows = w.reshaped(w.op("Transpose", value, having={"perm": order}), [0] * (rank - 2) + [samples * parts])
+    product = w.op("MatMul", rows, w.constant(matrix, value))
+    both = w.reshaped(product, [0] * (rank - 2) + [matrix.shape[1] // 2, 2])
+    w.replace(w.op("Transpose", both, having={"perm": [order.index(axis) for axis in range(rank)]}))
+    return True
+
+
+_DFT_AXIS_GIVEN = 20
+
+
+def _frequencies(samples: int, parts: int, count: int, *, inverse: bool, half: bool) -> np.ndarray:
+    """float64[samples x parts, frequencies x 2]: what the transform of ``count`` samples does to each unit vector."""
+    units = np.eye(samples)[:, None, :] * np.array([1, 1j][:parts])[:, None]
+    found = (np.fft.ifft if inverse else np.fft.fft)(units, n=count)[..., : count // 2 + 1 if half else count]
+    return np.stack([found.real, found.imag], axis=-1).reshape(samples * parts, -1)
+
+
 _FORMS: dict[str, Callable[[ir.Node, Writer], bool]] = {
     "Resize": _resize,
     "Einsum": _einsum,
     "ScatterElements": _scatter,
     "AveragePool": _pool,
     "MaxPool": _pool,
+    "DFT": _dft,
 }
