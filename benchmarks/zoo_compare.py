@@ -17,6 +17,7 @@ from torch import nn
 from zoo_models import feeds
 
 _UNSEEN = 100
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 def compared(
@@ -73,8 +74,8 @@ def _worst(wanted: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> tup
         x = np.stack([each[place] for each in wanted]).astype(np.float64)
         y = np.stack([each[output] for each in found]).astype(np.float64)
         change, noise = np.square(x - x.mean(0)).sum(), np.square(x - y).sum()
-        cosines.append(float((x * y).sum() / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-30)))
-        decibels.append(float(10 * np.log10(max(change, 1e-30) / max(noise, 1e-30))))
+        cosines.append(float((x * y).sum() / max(np.linalg.norm(x) * np.linalg.norm(y), _TINY)))
+        decibels.append(float(10 * np.log10(max(change, _TINY) / max(noise, _TINY))))
     if not decibels:
         return None, None
     return round(min(cosines), 5), round(min(decibels), 1)

@@ -144,7 +144,8 @@ _HF: dict[str, Pretrained] = {
     "YolosForObjectDetection": Pretrained(_IMAGE, {"image_size": [64, 64], "num_detection_tokens": 10}),
     "Dinov2Model": Pretrained(Kind({"pixel_values": ("image", (1, 3, 56, 56))}), {"image_size": 56, "patch_size": 14}),
     "EfficientNetForImageClassification": Pretrained(
-        _IMAGE, {"width_coefficient": 0.5, "depth_coefficient": 0.3, "hidden_dim": 640}
+        _IMAGE,  # with the usual range of initial weights its outputs are exactly 0
+        {"width_coefficient": 0.5, "depth_coefficient": 0.3, "hidden_dim": 640, "initializer_range": 0.2},
     ),
     "RegNetForImageClassification": Pretrained(
         _IMAGE, {"embedding_size": 16, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1], "groups_width": 16}
