@@ -68,7 +68,7 @@ class Simulated(Workers):
 
     def wait(self) -> list[Ended]:
         self.now, number = heapq.heappop(self._running)
-        steps = tuple(StageDone(label=name, state="built", seconds=1.0) for name in STAGES)
+        steps = (StageDone(label=STAGES[number % len(STAGES)], state="built", seconds=1.0),)
         return [Ended(number, TaskReply(worker="w", seconds=1.0, steps=steps).to_line())]
 
     def close(self) -> None:
