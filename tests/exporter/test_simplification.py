@@ -278,8 +278,8 @@ def test_weights_beyond_protobufs_limit_are_not_given_to_onnxsim(simplified, mon
     assert record.notes == ("onnxsim was not tried: the weights exceed protobuf's 2 GB",)
 
 
-def test_notes_of_an_earlier_attempt_are_kept(simplified):
-    assert simplified(conv_net(), onnxsim=False, notes=("was given up",))[1].notes == ("was given up",)
+def test_warnings_of_an_earlier_attempt_are_kept(simplified):
+    assert simplified(conv_net(), onnxsim=False, warnings=("was given up",))[1].warnings == ("was given up",)
 
 
 def test_the_result_runs_in_the_reference_room_too(simplified, workdir, make_job):
