@@ -170,5 +170,9 @@ def test_what_cannot_be_joined(packages: list[Path], both: Path, build: Path, tm
         with pytest.raises(TrtpipeError, match=words):
             trtpipe.join_packages(given, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    before = packages[1].read_bytes()
+    with pytest.raises(InputError, match="one of the packages"):
+        trtpipe.join_packages(packages, packages[1])
+    assert packages[1].read_bytes() == before
     with pytest.raises(InputError, match="holds several models"):
         trtpipe.make_package(both, tmp_path / "repository", triton=True)

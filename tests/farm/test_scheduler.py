@@ -96,6 +96,20 @@ def test_a_failure_ends_those_who_need_it_and_no_others(listener: Listener) -> N
     assert sorted(listener.steps) == ["t0", "t1", "t4", "t5"]  # the others never began, so they do not end
 
 
+def test_a_store_that_is_gone_ends_all_that_has_not_begun(listener: Listener) -> None:
+    class Gone(Fake):
+        def wait(self) -> Sequence[Ended]:
+            [ended] = super().wait()
+            return [Ended(ended.number, lost) if ended.number == 3 else ended]
+
+    gone = TaskError(kind="Unreachable", message="no answer", remedy="none", exit_code=6)
+    lost = TaskReply(worker="w", seconds=60.0, error=gone).to_line()
+    workers = Gone(slots=1)
+    replies = Schedule(tasks(*[()] * 50), workers, listener).run()
+    assert len(workers.done) == 4
+    assert [reply.error for reply in replies.values()].count(gone) == 47
+
+
 def test_what_workers_warn_of_is_said_once(listener: Listener) -> None:
     said = TaskReply(worker="w", seconds=0.0, warnings=("the disk is slow",)).to_line()
 

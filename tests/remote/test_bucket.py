@@ -263,7 +263,11 @@ class TestAddresses:
         with pytest.raises(InputError):
             check_url(given)
 
-    @pytest.mark.parametrize("given", ["s3://me:hunter2@bucket/x", "s3://bucket/x?secret=hunter2"])
+    @pytest.mark.parametrize(
+        "given",
+        ["s3://me:hunter2@bucket/x", "s3://bucket/x?secret=hunter2", "s3://me:hunter2/w@bucket/x", "s3//me:hunter2@b",
+         "S3://me:hunter2/w@bucket", "s3:/me:hunter2@bucket/x", "s3://bucket/x#hunter2", "s3://bucket/x@hunter2"],
+    )  # fmt: skip
     def test_credentials_are_refused_and_not_shown(self, given: str) -> None:
         with pytest.raises(InputError) as caught:
             check_url(given)

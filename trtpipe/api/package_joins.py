@@ -13,6 +13,7 @@ from trtpipe.config.paths import path_of, paths_of
 from trtpipe.delivery import signing
 from trtpipe.delivery.joining import joined, names_of
 from trtpipe.delivery.reader import Package
+from trtpipe.errors import InputError
 from trtpipe.runtime import load
 from trtpipe.runtime.selftest import together
 
@@ -57,6 +58,8 @@ def join_packages(
         ['detector', 'reader']
     """
     paths, target, key = paths_of(packages, "packages"), path_of(out, "out"), signing_key(sign)
+    if target.resolve() in {path.resolve() for path in paths}:
+        raise InputError(f"{target}: is one of the packages to join", "write to another place")
     check_place(target)
     given = {called: Package.opened(path) for called, path in zip(names_of(paths), paths, strict=True)}
     with (

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from trtpipe.errors import InternalError
 from trtpipe.farm.tasks import TaskError, TaskReply
+from trtpipe.remote.bucket import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ class Schedule:
     repeated: int = 0
     _said: set[str] = field(default_factory=set)
     _found: set[int] = field(default_factory=set)
+    _lost: TaskError | None = None
 
     def run(self, finished: Callable[[Task, TaskReply], None] = lambda task, reply: None) -> dict[int, TaskReply]:
         """Do all tasks.
@@ -62,6 +64,11 @@ class Schedule:
         while ready or running:
             for _ in range(min(self.workers.room(), len(ready))):
                 task = self.tasks[ready.popleft()]
+                if self._lost is not None:  # each would wait as long for the store, to end in the same way
+                    lost = TaskReply(worker="", seconds=0.0, error=self._lost)
+                    self.progress.begin(task.label)
+                    self._close(task, lost, followers, waits, ready, finished)
+                    continue
                 if self._found.issuperset(task.after) and (there := self.known(task)) is not None:
                     self._found.add(task.number)
                     self.progress.begin(task.label)
@@ -100,6 +107,8 @@ class Schedule:
             if each.number in self.replies:
                 continue
             self.replies[each.number] = found
+            if found.error is not None and found.error.kind == Unreachable.__name__:
+                self._lost = found.error
             for text in found.warnings:
                 if text not in self._said:  # one of a model comes from each of its tasks
                     self._said.add(text)

@@ -26,7 +26,10 @@ def main(arguments: Sequence[str]) -> NoReturn:
     os.dup2(2, 1)  # what libraries and the user's code print is no reply
     from trtpipe.farm.perform import perform_text
 
-    for line in sys.stdin:
-        replies.write(perform_text(line).replace("\n", " ") + "\n")
-        replies.flush()
+    try:
+        for line in sys.stdin:
+            replies.write(perform_text(line).replace("\n", " ") + "\n")
+            replies.flush()
+    except KeyboardInterrupt:  # a terminal sends it to the driver's whole group; the driver says so
+        os._exit(130)
     os._exit(0)

@@ -35,7 +35,7 @@ def check_url(url: str) -> str:
         >>> check_url("s3://builds/trtpipe/")
         's3://builds/trtpipe'
     """
-    shown = without_secrets(url)[:200]
+    shown = _shown(url)
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -56,6 +56,14 @@ def check_url(url: str) -> str:
     if not parts.netloc or not _PREFIX.fullmatch(prefix) or "//" in prefix or ".." in prefix.split("/"):
         raise InputError(f"{shown!r} is no address of a store", _FORM)
     return f"{parts.scheme}://{parts.netloc}/{prefix}".rstrip("/")
+
+
+def _shown(url: str) -> str:
+    """An address for a message; of one that may hold a secret, wherever its marks are, only the scheme."""
+    scheme, _, rest = url.partition("://")
+    if re.search(r"[@:?#]", rest) or not rest:
+        return f"{scheme}://..." if scheme.lower() in _SCHEMES else "..."
+    return without_secrets(url)[:200]
 
 
 def check_environment(variables: Mapping[str, str]) -> None:
