@@ -258,13 +258,20 @@ class TestTriton:
         done = finish(tmp_path / "both" / "handover", "--flavor", "tensorrt-rtx")
         assert (done.returncode, "Triton" in done.stderr) == (2, True)
 
+    def test_a_folder_of_other_things_is_no_repository(self, build: Path, tmp_path: Path) -> None:
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "1.png").write_text("mine")
+        with pytest.raises(InputError, match=r"photos: holds files, and is no model repository"):
+            trtpipe.make_package(build, tmp_path / "photos", triton=trtpipe.TritonSettings(backend="onnxruntime"))
+        assert [path.name for path in (tmp_path / "photos").iterdir()] == ["1.png"]
+
     @pytest.mark.parametrize("name", ["net", "net/config.pbtxt", "net/1/model.onnx"])
     def test_a_model_of_another_is_left_alone(self, build: Path, tmp_path: Path, name: str) -> None:
         mine = tmp_path / "repository" / name / ("mine.txt" if name == "net" else "")
         mine.parent.mkdir(parents=True, exist_ok=True)
         mine.write_text("mine")
         before = content(tmp_path / "repository")
-        with pytest.raises(InputError, match="net"):
+        with pytest.raises(InputError, match=r"net|no model repository"):
             trtpipe.make_package(build, tmp_path / "repository", triton=trtpipe.TritonSettings(backend="onnxruntime"))
         assert content(tmp_path / "repository") == before
 

@@ -75,6 +75,29 @@ def test_sounds(tmp_path: Path) -> None:
     assert any("sample_rate" in guess for guess in found.guesses)
 
 
+@pytest.mark.parametrize("argument", ["calib_data", "eval_data"])
+def test_data_that_is_not_there_is_refused_before_the_model_is_read(tmp_path: Path, argument: str) -> None:
+    with pytest.raises(InputError, match=r"gone\.npz: no such file"):
+        trtpipe.init(tmp_path / "no.onnx", tmp_path / "start", **{argument: str(tmp_path / "gone.npz")})  # type: ignore[arg-type]
+    assert not (tmp_path / "start").exists()
+
+
+def test_data_that_does_not_fit_is_told(network: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    np.savez(tmp_path / "names.npz", y=np.zeros((4, 3, 8, 8), np.float32))
+    np.savez(tmp_path / "shapes.npz", x=np.zeros((4, 3, 9, 8), np.float32))
+    for data, words in (("photos", "no samples"), ("names.npz", "'y'"), ("shapes.npz", "[1, 3, 9, 8]")):
+        [misfit] = trtpipe.init(network, tmp_path / f"start-{data}", calib_data=str(tmp_path / data)).misfits
+        assert words in misfit
+
+
+def test_advice_names_only_what_init_has(network: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(root, ["init", str(network), "-o", str(tmp_path / "start")])
+    assert result.exit_code == 0
+    assert "targets = [" in result.stderr
+    assert "--target" not in result.stderr
+
+
 def test_arrays_need_no_preprocessing(network: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.zeros((4, 3, 8, 8), np.float32))
     trtpipe.init(network, tmp_path / "start", calib_data=str(tmp_path / "d.npz"), eval_data=str(tmp_path / "d.npz"))

@@ -121,6 +121,10 @@ def test_the_page_tells_of_every_part_of_the_build(build: Path) -> None:
     assert page.tags.count("img") == 0, "no sample of the data, unless it is asked for"
 
 
+def test_the_manifest_stands_for_its_build(build: Path) -> None:
+    assert write_report(build / "manifest.json") == write_report(build) == build / "report.html"
+
+
 def test_the_page_is_one_file_without_scripts_or_addresses(build: Path, tmp_path: Path) -> None:
     text = write_report(build, tmp_path / "page.html", plots=True).read_text(encoding="utf-8")
     page = Reading(text)

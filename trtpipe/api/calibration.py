@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import CommonArguments, takes
 from trtpipe.api.remedies import explained
-from trtpipe.api.request import refuse_without_data, requested
+from trtpipe.api.request import refuse_missing, refuse_without_data, requested
 from trtpipe.api.results import JSON, BuildResult, run_stages, write_record
 from trtpipe.calibration.statistics_file import merge_statistics
 from trtpipe.config.formats import DEFAULT_QUANTIZED
@@ -65,6 +65,7 @@ def calibrate(
     ) as job:  # fmt: skip
         quantized, where = _eight_bit(job), path_of(out, "out")
         given = {"simplified": path_of(simplified, "simplified")}
+        refuse_missing(quantized)
         refuse_without_data(quantized, "--data")
         return run_stages(quantized, ["observe", "calibrate"], given, where, JSON, common.get("progress"))
 

@@ -24,8 +24,9 @@ from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe, DataSettings, EvaluationSettings
 from trtpipe.config.settings import Settings
-from trtpipe.config.source import FactorySource, ModuleSource, Source, parse_source
+from trtpipe.config.source import FactorySource, ModuleSource, OnnxSource, Source, parse_source
 from trtpipe.config.target import find_target
+from trtpipe.data.dataset import check_source
 from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress, step
 
@@ -191,6 +192,21 @@ def recipe_from(request: BuildArguments) -> CalibrationRecipe:
     return found
 
 
+def refuse_missing(job: Job) -> None:
+    """Complain before the long work that the model's file, or data that a path names, is not there.
+
+    Raises:
+        InputError: one is not; the message names it.
+    """
+    if isinstance(job.source, OnnxSource) and not job.source.path.exists():
+        raise InputError(f"{job.source.path}: no such file", "check the path")
+    held: dict[Role, DataSettings | None]
+    held = {"calibration-data": job.recipe.data, "evaluation-data": job.recipe.evaluation}
+    for role, data in held.items():
+        if data is not None and data.source and role not in job.feeds:
+            check_source(data.source)
+
+
 def refuse_without_data(job: Job, option: str = "--calib-data") -> None:
     """Complain before the long work that there is nothing to calibrate on, not after it.
 
@@ -210,15 +226,21 @@ def _spoken(precision: Precision) -> str:
     return f"{precision} ({' with '.join(formats)})" if len(formats) > 1 else str(precision)
 
 
-def chosen_engines(profile: DeploymentProfile, listener: Progress) -> tuple[str, tuple[Target, ...]]:
-    """The back-end and the targets, those the user left open with the reason for the choice."""
+def chosen_engines(
+    profile: DeploymentProfile, listener: Progress, chosen_by: str = "--target"
+) -> tuple[str, tuple[Target, ...]]:
+    """The back-end and the targets, those the user left open with the reason for the choice.
+
+    Args:
+        chosen_by: where the user may choose targets, for the note.
+    """
     backend, why = choose_backend(profile.backend)
     if profile.backend == "auto":
         listener.note(f"backend {backend}: {why}")
     targets = tuple(find_target(name) for name in dict.fromkeys(profile.targets))
     if not targets:
         targets, why = default_targets(backend)
-        listener.note(f"targets {', '.join(map(str, targets))}: {why}")
+        listener.note(f"targets {', '.join(map(str, targets))}: {why}; {chosen_by} narrows it")
     return backend, targets
 
 

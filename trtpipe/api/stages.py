@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import BuildArguments, CommonArguments, takes
 from trtpipe.api.engines import runnable_engine
-from trtpipe.api.request import refuse_without_data, requested
+from trtpipe.api.request import refuse_missing, refuse_without_data, requested
 from trtpipe.api.results import (
     GRAPH,
     JSON,
@@ -357,6 +357,7 @@ def _refuse_early(job: Job, progress: Progress, locked: PathLike | None, *, hand
         from trtpipe.api.upgrade import refuse_other_versions
 
         refuse_other_versions(job, path_of(locked, "locked"))
+    refuse_missing(job)
     refuse_without_data(job)
     if job.profile.auto_shapes and not job.recipe.data.source:
         raise InputError(

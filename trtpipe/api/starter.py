@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import CommonArguments, takes
-from trtpipe.api.request import chosen_engines
+from trtpipe.api.request import chosen_engines, recipe_from
 from trtpipe.api.stages import export
 from trtpipe.backends.choice import default_targets
 from trtpipe.config.formats import FP16, INT8, Precision
@@ -17,6 +18,7 @@ from trtpipe.config.paths import path_of
 from trtpipe.config.profile import DeploymentProfile
 from trtpipe.config.recipe import CalibrationRecipe
 from trtpipe.config.source import FactorySource, parse_source
+from trtpipe.data.dataset import check_source, open_dataset
 from trtpipe.errors import HostError, InputError
 from trtpipe.pipeline.publish import check_writable, write_files
 from trtpipe.preflight.onnx_io import read_contract
@@ -50,12 +52,14 @@ class StarterFiles:
     Attributes:
         command: the build command, word by word.
         guesses: what in the files is a guess, and has to be looked at.
+        misfits: what is wrong with the data, as far as its first sample shows; the build would fail on it.
     """
 
     profile: Path
     recipe: Path
     command: tuple[str, ...]
     guesses: tuple[str, ...]
+    misfits: tuple[str, ...] = ()
 
 
 @takes(CommonArguments)
@@ -78,7 +82,7 @@ def init(
         eval_data: likewise, held-out samples.
 
     Raises:
-        InputError: the source cannot be used; there is such a file already.
+        InputError: the source cannot be used; there is no such data; there is such a file already.
         StageError: the model cannot be exported.
 
     Example:
@@ -91,6 +95,9 @@ def init(
         if path.exists():
             raise InputError(f"{path}: there is such a file already", "choose another folder with -o, or edit this one")
     check_writable(folder)
+    for data in filter(None, (calib_data, eval_data)):
+        check_source(data)
+    common["recipe"] = recipe_from({"recipe": common.get("recipe"), "calib_data": calib_data or None})
     with TemporaryDirectory(prefix="trtpipe-") as work:
         exported = export(source, Path(work) / "model.onnx", **common)
         assert exported.out is not None
@@ -102,9 +109,24 @@ def init(
     folder.mkdir(parents=True, exist_ok=True)
     write_files({files[0]: profile, files[1]: recipe}, named=files)
     DeploymentProfile.load(files[0])  # what is written here is what is read there
-    CalibrationRecipe.load(files[1])
+    misfits = tuple(_misfits(CalibrationRecipe.load(files[1]), contract))
+    for misfit in misfits:
+        (common.get("progress") or NullProgress()).warn(misfit)
     words = ("trtpipe", "build", name, "--profile", str(files[0]), "--calib", str(files[1]), "-o", "build/model")
-    return StarterFiles(*files, words, tuple(guesses))
+    return StarterFiles(*files, words, tuple(guesses), misfits)
+
+
+def _misfits(recipe: CalibrationRecipe, contract: IOContract) -> Iterator[str]:
+    """What is wrong with the first sample of each data set that the recipe names."""
+    for argument, data in (("calib_data", recipe.data), ("eval_data", recipe.evaluation)):
+        if data is None or not data.source:
+            continue
+        try:
+            with closing(iter(open_dataset(data, contract))) as samples:
+                if next(samples, None) is None:
+                    yield f"{argument}: {data.source}: there is no sample in it"
+        except InputError as error:
+            yield f"{argument}: {error.message}; try: {error.remedy}"
 
 
 def _image_layout(spec: TensorSpec) -> str:
@@ -175,7 +197,7 @@ def _profile(
 def _engines(listener: Progress) -> tuple[str, tuple[Target, ...]]:
     """What builds here, and for what; where nothing does, what builds on any machine once it is installed."""
     try:
-        return chosen_engines(DeploymentProfile(), listener)
+        return chosen_engines(DeploymentProfile(), listener, "targets = [...] in the profile")
     except HostError as error:
         listener.note(f"{error.message}: {error.remedy}")
         return _ANYWHERE, default_targets(_ANYWHERE)[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trtpipe.api.arguments import ModelArguments, takes
-from trtpipe.api.request import refuse_without_data, requested
+from trtpipe.api.request import refuse_missing, refuse_without_data, requested
 from trtpipe.api.results import JSON, run_published
 from trtpipe.api.settings_files import profile_toml, recipe_toml
 from trtpipe.config.formats import DEFAULT_QUANTIZED
@@ -182,6 +182,7 @@ def _write(result: TuneResult, out: Path, held: Collection[Role]) -> tuple[Path,
 
 def refuse_other_precisions(job: Job) -> None:
     """Complain early where there is nothing to choose."""
+    refuse_missing(job)
     if not job.profile.precision.quantized:
         raise InputError(
             f"{job.profile.precision} has nothing to choose layer by layer",

@@ -47,6 +47,4 @@ def default_targets(backend: str) -> tuple[tuple[Target, ...], str]:
             return tuple(find_target(name) for name in names), "the GPUs of this machine"
         except InputError as error:
             raise HostError(f"this machine's GPU is not supported: {error.message}", error.remedy) from error
-    return tuple(
-        find_target(name) for name in ("sm86", "sm89", "sm120")
-    ), "GeForce RTX 30, 40 and 50; --target narrows it"
+    return tuple(find_target(name) for name in ("sm86", "sm89", "sm120")), "GeForce RTX 30, 40 and 50"

@@ -15,6 +15,7 @@ from trtpipe.cli.listeners import LogFile
 from trtpipe.cli.session import BOUNDS, Override, Session
 from trtpipe.config.formats import Precision
 from trtpipe.config.methods import METHOD_NAMES
+from trtpipe.config.paths import refuse_url
 from trtpipe.config.target import find_target
 from trtpipe.config.units import amount, parse_amount, parse_bytes, parse_seconds
 from trtpipe.errors import InputError
@@ -215,6 +216,7 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
         if value == "":
             self.fail("an empty path", param, context)
+        refuse_url(str(value))
         return super().convert(value, param, context)
 
 

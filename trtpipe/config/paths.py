@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def refuse_url(text: str) -> None:
+    """Complain about an address on the net where a file or folder is read.
+
+    Raises:
+        InputError: ``text`` begins like one.
+    """
+    if _URL.match(text):
+        raise InputError(f"{text}: URLs are not read", "download it, and name the file")
+
 
 def path_of(path: PathLike, argument: str, remedy: str = "give a str or a pathlib.Path") -> Path:
     """The path that an argument gives.
@@ -23,13 +36,14 @@ def path_of(path: PathLike, argument: str, remedy: str = "give a str or a pathli
         remedy: what else it may be, where a path is not all.
 
     Raises:
-        InputError: it is neither text nor path-like, or a path of bytes.
+        InputError: it is neither text nor path-like, a path of bytes, or a URL.
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else path
     if not isinstance(text, str):
         raise InputError(f"{argument}: a {type(path).__name__} is not a path", remedy)
     if not text:
         raise InputError(f"{argument}: an empty path", remedy)
+    refuse_url(text)
     return Path(text)
 
 

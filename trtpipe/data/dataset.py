@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trtpipe.config.paths import refuse_url
 from trtpipe.config.preprocessing import left_to_readers
 from trtpipe.config.recipe import ImageSettings
 from trtpipe.data import arrays, folder, function, hdf5, images, shards, sounds
@@ -123,12 +124,14 @@ def unbatched(dataset: Dataset) -> Dataset:
 
 
 def check_source(text: str) -> None:
-    """See that ``text`` names data of a kind that is read here, and that it is there; functions are not called.
+    """See that ``text`` names data of a kind that is read here, and that it is there; functions are not loaded.
 
     Raises:
         InputError: it does not.
     """
-    _source(text)
+    module = text.rpartition(":")[0]
+    if _source(text).open is function.open_function and module.endswith(".py") and not Path(module).is_file():
+        raise InputError(f"{module}: no such file", "check the path before the colon")
 
 
 def _source(text: str, *, sounds: bool = False) -> DataSource:
@@ -139,6 +142,7 @@ def _source(text: str, *, sounds: bool = False) -> DataSource:
     found = [source for source in SOURCES if source.recognizes(text)]
     if found:
         return next((source for source in found if source.takes_sounds == sounds), found[0])
+    refuse_url(text)
     if Path(text).exists():
         raise InputError(f"{text}: not a kind of data trtpipe reads", f"give one of: {known}")
     raise InputError(f"{text}: no such file or folder", f"give one of: {known}")

@@ -6,6 +6,7 @@ All versions of a model share one ``config.pbtxt`` and its labels, and an ensemb
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from trtpipe.delivery.triton_config import CONFIG
@@ -30,8 +31,11 @@ def check_existing(made: Repository, out: Path) -> None:
     """Refuse to replace a model of another kind, or one that another version or an ensemble in ``out`` relies on.
 
     Raises:
-        InputError: one is in the way; the message names it.
+        InputError: one is in the way, or ``out`` holds files and no model at all; the message names it.
     """
+    models = chain(out.glob(f"*/{CONFIG}"), out.glob("*/[0-9]*/model.*"))
+    if out.is_dir() and any(out.iterdir()) and not any(models):
+        raise InputError(f"{out}: holds files, and is no model repository", "choose an empty or a new folder with -o")
     for name in made.models:
         config = out / name / CONFIG
         kinds = [_kind(path) for path in (config, made.files[f"{name}/{CONFIG}"])]

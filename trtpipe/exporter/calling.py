@@ -221,8 +221,8 @@ def _call_of_shapes(module: torch.nn.Module, request: TorchRequest) -> Call:
     if missing or not known:
         raise InputError(
             f"{type(module).__name__}: no example inputs, and no shapes for {', '.join(missing) or 'its inputs'}",
-            f"return (module, example_inputs), add --shapes {(missing or ['x'])[0]}:1x3x224x224, or give data that "
-            "names the inputs (--calib-data)",
+            "return (module, example_inputs), give data that names the inputs (--calib-data), or, to build or export, "
+            f"add --shapes {(missing or ['x'])[0]}:1x3x224x224 with its own dimensions",
         )
     return bound(module, Example(tuple(torch.zeros(request.shapes[public.get(name, name)][1]) for name in known), {}))
 

@@ -82,11 +82,13 @@ def entries(artifacts: tuple[ManifestEntry, ...]) -> dict[str, ManifestEntry]:
 
 
 def read_build(folder: Path) -> Build:
-    """Read the bundle in ``folder`` and check its files against the manifest.
+    """Read the bundle in ``folder`` and check its files against the manifest, which may be named itself.
 
     Raises:
         InputError: there is no bundle, or a file of it is missing or was changed.
     """
+    if folder.name == MANIFEST and folder.is_file():
+        folder = folder.parent
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder}: no bundle lies there", "give the folder that trtpipe build -o wrote")
     manifest = Manifest.read(folder / MANIFEST)

@@ -89,7 +89,7 @@ def write_report(
     """Write a self-contained HTML report of a build.
 
     Args:
-        build: the folder that ``build`` wrote.
+        build: the folder that ``build`` wrote, or its manifest.
         out: the file to write; by default ``report.html`` in that folder, which the next build into it removes.
         plots: draw every calibrated tensor's histogram, not only those that depart most from their range.
         against: the folder of another build, whose engines are drawn beside this one's.
@@ -110,7 +110,7 @@ def write_report(
         PosixPath('out/report.html')
     """
     found = read_build(Path(build))
-    path = Path(build) / REPORT if out is None else Path(out)
+    path = found.folder / REPORT if out is None else Path(out)
     text = page(
         found,
         plots=plots,
