@@ -9,6 +9,7 @@ from functools import wraps
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from trtpipe.config.units import check_names
 from trtpipe.errors import TrtpipeError
 
 if TYPE_CHECKING:
@@ -46,11 +47,12 @@ def explained_to(arguments: Collection[str]) -> Iterator[None]:
 
 
 def explained(function: F) -> F:
-    """A public function whose errors are ``explained_to`` its own arguments."""
+    """A public function whose errors are ``explained_to`` its arguments, and the nearest of them to a wrong name."""
     arguments = tuple(inspect.signature(function).parameters)
 
     @wraps(function)
     def with_notes(*positional: object, **named: object) -> object:
+        check_names(function.__name__, named, arguments)
         with explained_to(arguments):
             return function(*positional, **named)
 
