@@ -118,7 +118,7 @@ class TestFunctions:
         explained = [each for names in listed for each in names.split(", ")]
         assert len(explained) == len(set(explained))
         assert set(explained) >= {each for each in parameters if each in MEANINGS}
-        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'precison'$"):
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'precison'"):
             function(precison="int8")
 
     @pytest.mark.parametrize("arguments", [CommonArguments, ModelArguments, BuildArguments, PackageArguments])

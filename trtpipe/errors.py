@@ -28,7 +28,7 @@ _LONGEST = 2000
 
 
 class TrtpipeError(Exception):
-    """Base of all errors a user can act on.
+    """Base of all errors a user can act on. Python 3.11 and later show the remedy with the traceback, as a note.
 
     Args:
         message: one line: what is wrong with which file, node or field.
@@ -41,6 +41,8 @@ class TrtpipeError(Exception):
         super().__init__(message, remedy)  # both, so that copying keeps them
         self.message = message
         self.remedy = remedy
+        if remedy:  # what add_note of Python 3.11 would do
+            vars(self)["__notes__"] = [f"try: {remedy}"]
 
     def __str__(self) -> str:
         return self.message

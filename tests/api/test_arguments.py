@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import trtpipe
+from trtpipe.config.formats import Precision
 from trtpipe.errors import InputError, RecipeError
 
 CASES: dict[str, tuple[str, Callable[[Path], Any]]] = {
@@ -86,3 +87,49 @@ class TestRecords:
         (tmp_path / "p.toml").write_text("[latency]\nwarmup = 0.5\n")
         with pytest.raises(RecipeError, match=r"latency\.warmup"):
             trtpipe.DeploymentProfile.load(tmp_path / "p.toml")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        (lambda: trtpipe.make_job("m.onnx", precison="fp16"), "precision"),
+        (lambda: trtpipe.write_report("out", plot=True), "plots"),
+    ],
+)
+def test_an_unknown_name_is_a_type_error_with_the_nearest(wrong: Callable[[], object], nearest: str) -> None:
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument .*{nearest!r}"):
+        wrong()
+
+
+def test_a_class_is_no_model() -> None:
+    class Net:
+        """As an nn.Module is defined."""
+
+    for source in (Net, (Net, (1,))):
+        with pytest.raises(InputError, match=r"source: Net is a class") as caught:
+            trtpipe.make_job(source, engines=False, example_inputs=None)
+        assert "Net(...)" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({"x": (-1, 3)}, "input x: dimension 0: -1 "),
+        ({"x": (1, "N")}, "input x: dimension 1: 'N' "),
+        ({"x": {"min": (1,), "opt": (-2,), "max": (3,)}}, "input x: dimension 0: -2 "),
+        ({"x": {"min": (1,), "max": (3,)}}, "input x: lacks opt"),
+        ([{"x": (1,)}, {"x": 5}], "optimization profile 1, input x: 5 "),
+    ],
+)
+def test_shapes_are_judged_in_words_of_the_argument(shapes: object, said: str) -> None:
+    with pytest.raises(InputError, match=f"shapes: {said}") as caught:
+        trtpipe.make_job("m.onnx", engines=False, shapes=shapes)  # type: ignore[arg-type]
+    assert '"opt"' in caught.value.remedy
+
+
+def test_precisions_in_capitals() -> None:
+    assert trtpipe.make_job("m.onnx", engines=False, precision="INT8").profile.precision is Precision("int8")
+    assert trtpipe.DeploymentProfile(precision="Fp16").precision is Precision("fp16")  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught:
+        trtpipe.make_job("m.onnx", engines=False, precision="int9")
+    assert "int9" in caught.value.remedy

@@ -134,6 +134,24 @@ def test_files_of_the_user_are_never_replaced(network: Path, tmp_path: Path, nam
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", name}
 
 
+def test_what_is_in_memory_has_no_name_to_write(network: Path, tmp_path: Path) -> None:
+    feeds = [{"x": np.zeros((1, 3, 8, 8), np.float32)}]
+    with pytest.raises(InputError, match=r"source: .*tuple") as source:
+        trtpipe.init((object(), ()), tmp_path / "o")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"calib_data: .*list") as data:
+        trtpipe.init(network, tmp_path / "o", calib_data=feeds)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"eval_data: .*ndarray"):
+        trtpipe.init(network, tmp_path / "o", eval_data=feeds[0]["x"])  # type: ignore[arg-type]
+    assert ("file.py:factory" in source.value.remedy, "file.py:function" in data.value.remedy) == (True, True)
+    assert not (tmp_path / "o").exists()
+
+
+def test_data_may_be_a_path_object(network: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    trtpipe.init(network, tmp_path / "start", calib_data=tmp_path / "photos")
+    assert files_of(tmp_path / "start")[1].data.source == str(tmp_path / "photos")
+
+
 def test_the_printed_command_builds(network: Path, tmp_path: Path, monkeypatch) -> None:
     np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32))
     monkeypatch.chdir(tmp_path)

@@ -63,6 +63,15 @@ def test_kernels_are_shares_of_the_widest() -> None:
     assert {(format_of(color), count) for color, _, count in drawn.legend} == {("int8", 1), ("fp32", 1), ("fp16", 1)}
 
 
+def test_macs_stand_once_at_the_kernel_that_multiplies() -> None:
+    before = COPY.model_copy(update={"name": "before", "nodes": ("conv",)})
+    after = COPY.model_copy(update={"name": "after", "nodes": ("conv", "relu")})
+    only = COPY.model_copy(update={"name": "only", "nodes": ("softmax",)})  # no GEMM kernel names it: still counted
+    drawn = pictures.engine_picture([], EngineReport(source="", layers=(before, CONV, after, only)), NODES).kernels
+    assert [kernel.macs for kernel in drawn] == ["", "3 k", "", "750"]
+    assert [kernel.marks for kernel in drawn] == [("prologue",), (), ("epilogue",), ()]
+
+
 def test_weights_and_traffic_against_float16() -> None:
     """In float16 the weights take twice the bytes; the engine's input stays, and there is no separate Quantize."""
     io = IOContract(inputs=(TensorSpec(name="x", dtype="int8", shape=(1, 16, 10, 10)),), outputs=())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar, c
 from trtpipe.api.remedies import explained_to
 from trtpipe.config.paths import PathLike
 from trtpipe.config.settings import Settings
+from trtpipe.config.units import check_names
 from trtpipe.errors import InputError
 from trtpipe.progress import Progress
 
@@ -191,8 +192,7 @@ def takes(arguments: type[Mapping[str, object]]) -> Callable[[F], F]:
 
         @wraps(function)
         def checked(*positional: object, **named: object) -> object:
-            if unknown := sorted(named.keys() - known):
-                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {unknown[0]!r}")
+            check_names(function.__name__, named, known)
             with explained_to(known):
                 check_arguments(named)
                 return function(*positional, **named)

@@ -31,6 +31,7 @@ from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress, step
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
     from typing_extensions import Unpack
 
     from trtpipe.api.arguments import DataLike, ShapesLike, SourceLike
@@ -254,6 +255,10 @@ def _source(source: SourceLike | None, examples: Sequence[object] | Mapping[str,
     if isinstance(source, tuple) and len(source) in (2, 3) and examples is None:
         source, examples, *keywords = cast("tuple[object, Sequence[object], Mapping[str, object]]", source)
         examples = (*examples, *keywords) if any(keywords) else examples
+    if isinstance(source, type):
+        raise InputError(
+            f"source: {source.__name__} is a class, not a model", f"make an instance of it: {source.__name__}(...)"
+        )
     if not callable(source):
         kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
         raise InputError(
@@ -425,9 +430,32 @@ def _changed(profile: DeploymentProfile, changes: Mapping[str, object]) -> Deplo
         return TypeAdapter(DeploymentProfile).validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"][:1] == ("shapes",) and len(first["loc"]) > 2:
+            raise _wrong_shape(first) from error
         field = ".".join(map(str, first["loc"])) or "profile"
         message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{field}: {message}", f"correct the argument {field.partition('.')[0]}") from error
+        remedy = f"correct the argument {field.partition('.')[0]} (it is {first['input']!r:.80})"
+        raise InputError(f"{field}: {message}", remedy) from error
+
+
+def _wrong_shape(found: ErrorDetails) -> InputError:
+    """What is wrong with the argument ``shapes``; its values lie at (number, input, min or opt or max, axis)."""
+    _, number, name, *inside = found["loc"]
+    given, message = f"{found['input']!r:.80}", found["msg"].removeprefix("Value error, ")
+    if len(inside) == 2:
+        message = f"dimension {inside[1]}: {given} is no size: a size is a whole number from 0 to {(1 << 31) - 1}"
+    elif found["type"] == "missing":
+        message = f"lacks {inside[0]}: {given}"
+    elif found["type"].endswith("_type"):
+        message = f"{given} is no shape"
+    else:
+        message = ": ".join(map(str, (*inside, message)))
+    place = f"optimization profile {number}, input {name}" if number else f"input {name}"
+    return InputError(
+        f"shapes: {place}: {message}",
+        f'give its sizes, {{"{name}": (1, ...)}}, or for a dynamic input '
+        f'{{"{name}": {{"min": (1, ...), "opt": (8, ...), "max": (32, ...)}}}}',
+    )
 
 
 def _at(data: D, source: DataLike, argument: str) -> D:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,8 @@ def init(
     source: PathLike,
     out: PathLike = ".",
     *,
-    calib_data: str = "",
-    eval_data: str = "",
+    calib_data: PathLike | None = None,
+    eval_data: PathLike | None = None,
     **common: Unpack[CommonArguments],
 ) -> StarterFiles:
     """Write a commented profile and recipe for a model, to be edited.
@@ -76,20 +77,24 @@ def init(
     The model is exported once (and kept in the cache, so that the build need not do it again) to see its inputs.
 
     Args:
-        source: a path or factory, as ``build`` takes it.
+        source: a path or factory, as ``build`` takes it; the files and the command name it, so nothing in memory.
         out: the folder for ``profile.toml`` and ``recipe.toml``; files of the user's are never replaced.
-        calib_data: a folder of images, an ``.npz``, ``file.py:function``; decides what the recipe holds.
+        calib_data: a folder of images, an ``.npz``, ``file.py:function``, and no feeds in memory; decides what the
+            recipe holds.
         eval_data: likewise, held-out samples.
 
     Raises:
-        InputError: the source cannot be used; there is no such data; there is such a file already.
+        InputError: the source cannot be used; there is no such data; either is in memory; there is such a file already.
         StageError: the model cannot be exported.
 
     Example:
         >>> trtpipe.init("model.onnx", "start", calib_data="photos/").command[:2]
         ('trtpipe', 'build')
     """
-    name, folder = str(path_of(source, "source")), path_of(out, "out")
+    name = str(path_of(_name_of(source, "source", "a path, or file.py:factory"), "source"))
+    folder = path_of(out, "out")
+    calib_data = "" if calib_data is None else _name_of(calib_data, "calib_data", "a path, or file.py:function")
+    eval_data = "" if eval_data is None else _name_of(eval_data, "eval_data", "a path, or file.py:function")
     files = folder / PROFILE, folder / RECIPE
     for path in files:
         if path.exists():
@@ -99,7 +104,7 @@ def init(
         check_source(data)
     common["recipe"] = recipe_from({"recipe": common.get("recipe"), "calib_data": calib_data or None})
     with TemporaryDirectory(prefix="trtpipe-") as work:
-        exported = export(source, Path(work) / "model.onnx", **common)
+        exported = export(name, Path(work) / "model.onnx", **common)
         assert exported.out is not None
         contract = read_contract(exported.out)
     choosable = _choosable(name, contract)
@@ -127,6 +132,20 @@ def _misfits(recipe: CalibrationRecipe, contract: IOContract) -> Iterator[str]:
                     yield f"{argument}: {data.source}: there is no sample in it"
         except InputError as error:
             yield f"{argument}: {error.message}; try: {error.remedy}"
+
+
+def _name_of(given: object, argument: str, wanted: str) -> str:
+    """A source or data as files can name it; empty for none.
+
+    Raises:
+        InputError: it is in memory.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise InputError(
+            f"{argument}: what init writes names it, and a {type(given).__name__} in memory has no name",
+            f"give {argument} as {wanted}; build takes it in memory, with arguments in the place of these files",
+        )
+    return os.fspath(given)
 
 
 def _image_layout(spec: TensorSpec) -> str:

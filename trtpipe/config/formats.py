@@ -243,6 +243,11 @@ class Precision(str, Enum):
         row.tolerance, row.help = tolerance, text
         return row
 
+    @classmethod
+    def _missing_(cls, value: object) -> Precision | None:
+        """In capitals, as people write formats."""
+        return cls.__members__.get(value.lower()) if isinstance(value, str) else None
+
     def __str__(self) -> str:
         return str.__str__(self)
 

@@ -135,6 +135,19 @@ def suggestion(name: str, known: Iterable[str], kind: str) -> str:
     return f"{hint}{kind}: {', '.join(names) or 'none'}"
 
 
+def check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """What Python does about arguments that a function lacks, with the nearest that it has, as Python 3.13 does.
+
+    Raises:
+        TypeError: a name is not known.
+    """
+    names = list(known)
+    if unknown := sorted(set(given) - set(names)):
+        near = get_close_matches(unknown[0], names, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}{hint}")
+
+
 def printable(text: str) -> str:
     """``text`` on one line, with everything a terminal might obey (or cannot show) written as an escape.
 

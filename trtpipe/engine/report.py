@@ -14,7 +14,7 @@ from trtpipe.config.formats import FORMATS
 from trtpipe.config.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 #: TensorRT's element types -> bits; others count as 32.
 BITS: dict[str, int] = {
@@ -123,6 +123,25 @@ class EngineReport(Record):
     def kernels(self) -> tuple[EngineLayer, ...]:
         """The layers that read or write tensors."""
         return tuple(layer for layer in self.layers if layer.is_kernel)
+
+    def multiplying(self, nodes: Collection[str]) -> dict[str, int]:
+        """Which kernel does the multiplications of each node: several kernels may name one, its epilogue among them.
+
+        Args:
+            nodes: names of ONNX nodes that multiply.
+
+        Returns:
+            Node -> number of its first Conv or GEMM kernel, or of its first kernel where none is one. A node that is in
+            no kernel is left out.
+        """
+        found: dict[str, int] = {}
+        for wanted in (True, False):
+            for number, layer in enumerate(self.kernels):
+                if layer.is_conv_gemm is wanted:
+                    for name in layer.nodes:
+                        if name in nodes:
+                            found.setdefault(name, number)
+        return found
 
     @property
     def precisions(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.api.diff import diff
+from trtpipe.api.remedies import explained
 from trtpipe.calibration.ranges import Ranges
 from trtpipe.config.formats import INT8
 from trtpipe.config.paths import path_of
@@ -77,6 +78,7 @@ class _Changed:
     engines: tuple[tuple[pictures.EnginePicture, pictures.EnginePicture], ...]
 
 
+@explained
 def write_report(
     build: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,

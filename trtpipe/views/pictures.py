@@ -48,7 +48,9 @@ class Kernel:
         by_bytes, by_macs: its share of the widest kernel's, in percent.
         tensors: role, name, and type with shape, of what it reads and writes.
         nodes: what lowering decided for its ONNX nodes.
-        marks: what to notice: a fused attention, a Q/DQ pair that became a kernel of its own.
+        macs: multiply-accumulates of the ONNX nodes that it multiplies for; they add up to those of the model.
+        marks: what to notice: a fused attention, a Q/DQ pair that became a kernel of its own, elementwise code before
+            or after the kernel that multiplies for the same ONNX nodes (prologue, epilogue).
     """
 
     title: str
@@ -160,7 +162,10 @@ def engine_picture(targets: Sequence[str], report: EngineReport, nodes: Mapping[
     """
     kernels = report.kernels
     moved = [_moved(layer, report.free) for layer in kernels]
-    macs = [sum(nodes[name].macs or 0 for name in layer.nodes if name in nodes) for layer in kernels]
+    by = report.multiplying({name for name, node in nodes.items() if node.macs})
+    macs = [0] * len(kernels)
+    for name, number in by.items():
+        macs[number] += nodes[name].macs or 0
     separate = set(report.separate)
     drawn = tuple(
         Kernel(
@@ -174,9 +179,9 @@ def engine_picture(targets: Sequence[str], report: EngineReport, nodes: Mapping[
             macs=format_count(work) if work else "",
             tensors=tuple(_tensors(layer)),
             nodes=tuple(nodes[name] for name in layer.nodes if name in nodes),
-            marks=tuple(_marks(layer, separate)),
+            marks=tuple(_marks(layer, separate, [number - by[name] for name in layer.nodes if name in by])),
         )
-        for layer, size, work in zip(kernels, moved, macs, strict=True)
+        for number, (layer, size, work) in enumerate(zip(kernels, moved, macs, strict=True))
     )
     counts = Counter((kernel.color, kernel.type) for kernel in drawn)
     legend = tuple((color, name, count) for (color, name), count in sorted(counts.items()))
@@ -202,8 +207,15 @@ def _tensors(layer: EngineLayer) -> list[tuple[str, str, str]]:
     return [*of("reads", layer.inputs), *of("weights", layer.constants), *of("writes", layer.outputs)]
 
 
-def _marks(layer: EngineLayer, separate: set[str]) -> list[str]:
+def _marks(layer: EngineLayer, separate: set[str], behind: Sequence[int]) -> list[str]:
+    """What to notice of a kernel.
+
+    Args:
+        behind: how many kernels it comes after the one that multiplies, for each node of both.
+    """
     found = ["fused attention"] if layer.is_attention else []
+    if behind and 0 not in behind and not layer.is_conv_gemm:
+        found.append("epilogue" if behind[-1] > 0 else "prologue")
     if layer.nodes and set(layer.nodes) <= separate:
         found.append("unfused Q/DQ")
     return found
