@@ -51,4 +51,4 @@ def test_a_url_is_shown_as_it_was_given() -> None:
 
 def test_data_that_is_held_has_no_path(network: Path, tmp_path: Path) -> None:
     feeds = [{"x": np.zeros((1, 3, 8, 8), np.float32)}]
-    assert trtpipe.dry_run(network, precision="int8", calib_data=feeds)
+    assert trtpipe.dry_run(network, precision="int8", calib_data=feeds, shapes={"x": (1, 3, 8, 8)})

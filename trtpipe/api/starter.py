@@ -88,7 +88,7 @@ def init(
         StageError: the model cannot be exported.
 
     Example:
-        >>> trtpipe.init("model.onnx", "start", calib_data="photos/").command[:2]
+        >>> trtpipe.init("model.onnx", "start", calib_data="photos.npz").command[:2]
         ('trtpipe', 'build')
     """
     name = str(path_of(_name_of(source, "source", "a path, or file.py:factory"), "source"))
