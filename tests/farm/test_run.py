@@ -194,6 +194,19 @@ class TestSeveralModelsOnOneGpu:
 
 
 class TestDrivers:
+    @pytest.mark.parametrize("name", ["matrix.json", "junit.xml", "matrix.html", "cells"])
+    def test_a_users_file_in_the_way_is_named_before_any_work(
+        self, matrix: Matrix, folder: Path, settings: Settings, name: str
+    ) -> None:
+        out = folder / "out"
+        out.mkdir()
+        (out / name).write_text("mine")
+        with pytest.raises(InputError, match=name):
+            build_matrix(matrix(), out, settings=settings)
+        assert {path.name for path in out.iterdir()} <= {name, ".matrix.lock"}
+        assert (out / name).read_text() == "mine"
+        assert not settings.cache_dir.exists() or not list(settings.cache_dir.glob("artifacts/*"))
+
     def test_two_on_one_folder(self, matrix: Matrix, folder: Path, settings: Settings) -> None:
         from trtpipe.store.files import try_locked
 

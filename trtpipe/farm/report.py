@@ -14,6 +14,8 @@ from trtpipe.summary import Summarized, Summary
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: The page of a matrix, beside its report.
+PAGE = "matrix.html"
 #: Exit codes from the worst to the best.
 _WORST = (1, 2, 6, 5, 3, 4, 0)
 

@@ -18,13 +18,13 @@ from trtpipe.farm.choice import choose, shipped
 from trtpipe.farm.graph import Graph, graph_of
 from trtpipe.farm.local import LocalWorkers
 from trtpipe.farm.matrix_file import load_matrix
-from trtpipe.farm.outcome import Outcome, cell_result, matrix_report, published
+from trtpipe.farm.outcome import CELLS, Outcome, cell_result, matrix_report, published
 from trtpipe.farm.perform import foreseen, found
-from trtpipe.farm.report import MatrixReport, junit
+from trtpipe.farm.report import PAGE, MatrixReport, junit
 from trtpipe.farm.scheduler import Schedule
 from trtpipe.farm.tasks import own_offer
 from trtpipe.pipeline.pipeline import opened_store
-from trtpipe.pipeline.publish import check_writable, write_files
+from trtpipe.pipeline.publish import check_names, check_writable, write_files
 from trtpipe.progress import NullProgress, Progress
 from trtpipe.remote import check_url
 from trtpipe.store.files import try_locked
@@ -240,11 +240,17 @@ def _store_of(settings: Settings, chosen: Chosen) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second driver out of the same output folder; builds of two drivers are told apart by the store."""
+    """Keep a second driver out of the same output folder; builds of two drivers are told apart by the store.
+
+    Raises:
+        InputError: one writes there, or a file of the user's is in the way.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with try_locked(folder / ".matrix.lock") as held:
         if not held:
             raise InputError(f"{folder}: another trtpipe matrix writes there", "wait for it, or choose another folder")
+        check_names(folder, (REPORT, JUNIT, PAGE))
+        check_writable(folder / CELLS)
         yield
 
 

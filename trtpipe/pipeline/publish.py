@@ -78,6 +78,18 @@ def check_writable(out: Path) -> None:
         ) from error
 
 
+def check_names(out: Path, names: Iterable[str]) -> None:
+    """Find out before any work whether files of these names can be written into a folder of ours.
+
+    Raises:
+        InputError: one is there, and is not what trtpipe wrote.
+        HostError: no permission.
+    """
+    elsewhere = "choose another output folder with -o"
+    with translate_os_errors(out, f"write {out}", elsewhere=elsewhere), held(out) as folder:
+        folder.check(names)
+
+
 def publish_folder(artifacts: Iterable[Artifact], out: Path) -> None:
     """Copy the artifacts' files into ``out``, the manifest last; see ``publish_files``."""
     _publish({entry.name: (entry, each.folder / entry.name) for each in artifacts for entry in each.files}, out, BUNDLE)

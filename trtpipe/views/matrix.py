@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.config.paths import path_of
 from trtpipe.config.units import format_bytes, format_seconds, printable
+from trtpipe.farm.report import PAGE
 from trtpipe.pipeline.publish import GENERATOR, write_file
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from trtpipe.farm.report import CellResult, MatrixReport
 
-PAGE = "matrix.html"
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 100rem; margin: 2rem auto; padding: 0 1rem; }
