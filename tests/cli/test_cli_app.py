@@ -173,6 +173,14 @@ class TestUsage:
         ("words", "error", "remedy"),
         [
             (["buidl"], "no command is called 'buidl'", "did you mean 'build'? see trtpipe --help"),
+            *(
+                (
+                    [word],
+                    f"no command is called {word!r}",
+                    "a model is built with trtpipe build MODEL -o OUT; see trtpipe --help",
+                )
+                for word in ("m.onnx", "model.py:factory", "convert")
+            ),
             (["build", "m.onnx"], "Missing option '-o' / '--out'.", "see trtpipe build --help"),
             (["build", "-o", "x"], "Missing argument 'SOURCE'.", "see trtpipe build --help"),
             (["inspect", "a", "b"], "Got unexpected extra argument (b)", "see trtpipe inspect --help"),

@@ -24,6 +24,8 @@ MOST_OPTIONS = 20
 HELP_NAMES = ("-h", "--help")
 
 _ALL = "trtpipe.help-all"
+#: Commands of other tools that build engines.
+_OTHERS_BUILD = ("convert", "run")
 
 
 class TopicOption(click.Option):
@@ -206,6 +208,8 @@ class LazyGroup(ExampleGroup):
         if name not in known and not name.startswith("-"):
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
+            if "build" in known and (name in _OTHERS_BUILD or "." in name or ":" in name):
+                hint = f"a model is built with {ctx.command_path} build MODEL -o OUT; "
             raise InputError(f"no command is called {name!r}", f"{hint}see {ctx.command_path} --help")
         return super().resolve_command(ctx, args)
 
