@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import trtpipe
+from trtpipe.pipeline.executor import Step
+from trtpipe.report.manifest import Manifest
 from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
@@ -60,6 +62,15 @@ def test_results_of_public_functions_have_one() -> None:
         (lambda build, out: trtpipe.inspect(build / "lowered.onnx"), ["lowered.onnx", "float32["]),
         (lambda build, out: trtpipe.diff(build, build), ["no setting differ"]),
         (lambda build, out: trtpipe.diagnose(), [trtpipe.__version__, "ready"]),
+        (
+            lambda build, out: trtpipe.ParityReport.read(build / "parity.json"),
+            ["artifacts agree with", "SNR dB", "lowered"],
+        ),
+        (lambda build, out: Manifest.read(build / "manifest.json").verdict, ["PASSED", "engine not executed"]),
+        (
+            lambda build, out: Step("lower", "built", "changed: settings.keep"),
+            ["lower: built (changed: settings.keep)"],
+        ),
         (trtpipe.make_package, ["net", "package"]),
         (
             lambda build, out: trtpipe.verify_package(trtpipe.make_package(build, out).out),
@@ -70,7 +81,7 @@ def test_results_of_public_functions_have_one() -> None:
             ["PASSED", "cosine"],
         ),
     ],
-    ids=["bundle", "graph", "diff", "doctor", "package", "verified", "selftest"],
+    ids=["bundle", "graph", "diff", "doctor", "parity", "verdict", "step", "package", "verified", "selftest"],
 )
 def test_they_say_what_matters(build: Path, tmp_path: Path, call: object, words: list[str]) -> None:
     found = call(build, tmp_path / "package")  # type: ignore[operator]

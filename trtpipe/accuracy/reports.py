@@ -13,6 +13,7 @@ from trtpipe.artifact import PublicRecord, Record
 from trtpipe.config.formats import Precision
 from trtpipe.config.profile import OutputTolerance
 from trtpipe.config.recipe import Preprocessing
+from trtpipe.summary import Summarized, Summary
 
 
 class OutputParity(Record):
@@ -140,7 +141,7 @@ class Overflow(Record):
     largest: float
 
 
-class ParityReport(PublicRecord):
+class ParityReport(Summarized, PublicRecord):
     """``parity.json``: the verdict on accuracy.
 
     Attributes:
@@ -201,6 +202,18 @@ class ParityReport(PublicRecord):
     reasons: tuple[str, ...] = ()
     failing_stage: str = ""
     passed: bool
+
+    @property
+    def summary(self) -> Summary:
+        """How many artifacts agree with the reference, and each output of them."""
+        agreed = sum(each.passed for each in self.comparisons)
+        rows = tuple(
+            (each.artifact, output.output, "passed" if output.passed else "failed", f"{output.snr_db:.1f}")
+            for each in self.comparisons
+            for output in each.outputs
+        )
+        said = f"{agreed} of {len(self.comparisons)} artifacts agree with {self.reference} on {self.samples} samples"
+        return Summary(said, ("artifact", "output", "", "SNR dB"), rows)
 
     @property
     def extent(self) -> str:

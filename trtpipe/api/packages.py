@@ -69,7 +69,8 @@ class PackageResult(Summarized):
     @property
     def summary(self) -> Summary:
         """The model, where it is, and what is to be known."""
-        said = f"{self.model.name} {self.model.version} in {self.out}: {self.model.verdict.headline}"
+        model = " ".join(filter(None, (self.model.name, self.model.version)))
+        said = f"{model} in {self.out}: {self.model.verdict.headline}"
         return Summary(said, ("to be known",), tuple((note,) for note in self.notes))
 
 

@@ -24,6 +24,7 @@ from trtpipe.isolation.linux import release_memory
 from trtpipe.report.verdict import Failure
 from trtpipe.stages.stage import FAILURES, FIRST_SAMPLES, METRIC, PLUGINS, SAMPLES, SOURCE, Inputs, Noting, Resumable
 from trtpipe.store import ArtifactStore, Key
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,8 +45,8 @@ _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s:'\"]+/)+")
 State = Literal["hit", "built", "skipped", "failed", "to build", "undecided"]
 
 
-@dataclass(frozen=True)
-class Step:
+@dataclass(frozen=True, repr=False)
+class Step(Summarized):
     """What became, or would become, of one stage (of one target, for compile).
 
     Attributes:
@@ -67,6 +68,11 @@ class Step:
     seconds: float = 0.0
     error: TrtpipeError | None = None
     stored_under: Key | None = None
+
+    @property
+    def summary(self) -> Summary:
+        """The stage, and what became of it."""
+        return Summary(f"{self.label}: {self.state}{f' ({self.because})' if self.because else ''}")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from trtpipe.errors import BuildError, StageError
 from trtpipe.latency.reports import LatencyReport
 from trtpipe.report.precision import PrecisionFound, precision_found
 from trtpipe.report.stage_records import LowerRecord
+from trtpipe.summary import Summarized, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -72,7 +73,7 @@ class Gate(Record):
     summary: str
 
 
-class Verdict(Record):
+class Verdict(Summarized, Record):
     """What a run is good for.
 
     Attributes:
@@ -107,6 +108,11 @@ class Verdict(Record):
     runtime: str = ""
     failures: tuple[Failure, ...] = ()
     handed_over: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> Summary:
+        """Its headline, and what a user should know besides."""
+        return Summary(self.headline or self.word, ("to be known",), tuple((remark,) for remark in self.remarks))
 
     @property
     def passed(self) -> bool | None:
