@@ -84,6 +84,6 @@ class TestCommandLine:
         modules = {name for name in loaded_by(run_command("--help")) if name.startswith("trtpipe.")}
         assert "trtpipe.cli.build" in modules
         below = {name for name in modules if name.split(".")[1] not in {"cli", "errors", "progress", "views"}}
-        light = {"formats", "methods", "settings", "target", "units"}
+        light = {"formats", "methods", "paths", "settings", "target", "units"}
         assert below <= {"trtpipe.config", *(f"trtpipe.config.{name}" for name in light)}
         assert len(modules) < 50

@@ -83,7 +83,7 @@ def test_the_first_nan_is_reported_with_tensor_and_place_and_the_reader_stops(da
         return {"y": feed["x"] * (np.nan if calls == 3 else 1)}
 
     with pytest.raises(
-        InputError, match=r": feed 2, after sample 20: tensor 'y' became NaN or infinite \(80 values\)$"
+        InputError, match=r"(?m): feed 2, after sample 20: tensor 'y' became NaN or infinite \(80 values\)$"
     ):
         collect(statistics_reduction(broken, ["y"]), data(10), ["y"], NullProgress())
     assert calls == 3

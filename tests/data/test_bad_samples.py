@@ -85,7 +85,7 @@ def identity(feed: Feed) -> Feed:
 @pytest.mark.parametrize("write", SOURCES)
 def test_the_first_bad_sample_stops_with_index_and_name(opened: Any, write: Any) -> None:
     with pytest.raises(
-        InputError, match=r"(row 4|sample '004'|sample 4): input 'x' holds NaN .*\(sample 4\)$"
+        InputError, match=r"(?m)(row 4|sample '004'|sample 4): input 'x' holds NaN .*\(sample 4\)$"
     ) as caught:
         collect(statistics_reduction(identity, ["y"]), opened(write), ["y"], NullProgress())
     assert "--skip-bad-samples" in caught.value.remedy
@@ -111,7 +111,7 @@ def test_bad_samples_are_skipped_and_recorded(opened: Any, write: Any, batch: in
 @pytest.mark.parametrize("write", SOURCES)
 def test_one_bad_sample_more_than_allowed_stops(opened: Any, write: Any) -> None:
     dataset = opened(write, skip_bad_samples=1)
-    with pytest.raises(InputError, match=r"\(sample 9\)$") as caught:
+    with pytest.raises(InputError, match=r"(?m)\(sample 9\)$") as caught:
         collect(statistics_reduction(identity, ["y"]), dataset, ["y"], NullProgress(), max_bad_samples=1)
     assert "1 bad samples were skipped already" in caught.value.remedy
 

@@ -186,7 +186,7 @@ class TestEnds:
 
     def test_what_it_printed_last_is_said_and_the_rest_is_not_kept(self, function: Make) -> None:
         found = function("yield 0\nfor i in range(100_000): print('line', i)\nos._exit(1)")
-        with pytest.raises(UserCodeError, match=r"last output: .*line 99999$") as caught:
+        with pytest.raises(UserCodeError, match=r"(?m)last output: .*line 99999$") as caught:
             yields(found)
         assert len(caught.value.message) < 1000
 

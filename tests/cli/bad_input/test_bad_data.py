@@ -123,7 +123,7 @@ class TestFiles:
     def test_that_do_not_exist(self, refused: Refused, model: Path, tmp_path: Path, name: str) -> None:
         error, remedy = refused(model, "--int8", "--calib-data", tmp_path / name)
         assert error.startswith(f"{tmp_path}/{name.partition(':')[0]}: no such file")
-        assert "file.py:function" in remedy
+        assert ("path before the colon" if ":" in name else "file.py:function") in remedy
 
     def test_folder_without_images(self, refused: Refused, model: Path, tmp_path: Path) -> None:
         error, remedy = refused(model, "--int8", "--calib-data", tmp_path)
