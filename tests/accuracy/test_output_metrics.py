@@ -123,6 +123,54 @@ class TestWhatCannotFail:
         assert not judged(found, wanted)[0].passed
 
 
+class TestOneSample:
+    """What the input changes is not seen; what the elements differ by is."""
+
+    def test_an_offset_of_all_elements_changes_no_figure(self):
+        wanted, found = noise(0, feeds=1, shape=(1, 64)), noise(1, feeds=1, shape=(1, 64))
+        plain, _ = judged(found, wanted)
+        moved, _ = judged([value + 290 for value in found], [value + 290 for value in wanted])
+        assert (plain.passed, moved.passed) == (False, False)
+        assert moved.cosine == pytest.approx(plain.cosine, abs=1e-4)
+        assert moved.snr_db == pytest.approx(plain.snr_db, abs=1e-2)
+        assert moved.spread == pytest.approx(np.std(wanted[0], ddof=1), rel=1e-3)
+
+    def test_small_errors_pass(self):
+        [value] = noise(0, feeds=1, shape=(1, 64))
+        assert judged([value + np.float32(0.01) * noise(1, 1, (1, 64))[0]], [value])[0].passed
+
+    def test_a_single_element_has_only_its_magnitude(self):
+        result, _ = judged([np.float32([[2.01]])], [np.float32([[2.0]])])
+        assert (result.passed, result.about_mean) == (True, False)
+
+
+class TestFewSamplesThatHoldAll:
+    def huge(self, error, feeds=16):
+        """Values about an offset of 50, one sample a thousand times as large, and errors of all samples alike."""
+        wanted = noise(0, feeds)
+        wanted[5] = wanted[5] * 1000
+        found = [value + np.float32(error) * other for value, other in zip(wanted, noise(1, feeds), strict=True)]
+        return [value + 50 for value in found], [value + 50 for value in wanted]
+
+    def test_what_they_hide_is_said(self):
+        result, hints = judged(*self.huge(1.0))
+        assert result.passed, "the figures are of the one"
+        [hint] = hints
+        assert "(from 0 on: 5)" in hint
+        assert "1 of 16 samples" in hint
+
+    def test_it_is_said_in_any_batches(self):
+        found, wanted = (np.concatenate(side) for side in self.huge(1.0))
+        assert "(from 0 on: 5)" in judged([found[:7], found[7:]], [wanted[:7], wanted[7:]])[1][0]
+
+    def test_small_noise_on_the_others_is_nothing_to_say(self):
+        assert judged(*self.huge(0.01))[1] == ()
+
+    def test_alike_samples_and_few_ones_say_nothing(self):
+        assert judged([value * np.float32(1.1) for value in noise(0)], noise(0))[1] == ()
+        assert judged(*self.huge(1.0, feeds=6))[1] == ()
+
+
 class TestEqualValues:
     def share(self, found, wanted):
         values = EqualValues()

@@ -345,13 +345,16 @@ class TestWhatTheInputChanges:
 
 
 class TestTolerance:
-    """|x - reference| = 1 everywhere but in one place, where it is 5; |reference| = 10 everywhere but there: 100."""
+    """|x - reference| = 1 everywhere but in one place, where it is 5; |reference| = 10 everywhere but there: 100.
+
+    The sample is random, so that errors are beside magnitudes.
+    """
 
     wanted = [np.array([[10, 10, 10, 100]], np.float32)]
     found = [np.array([[11, 9, 11, 105]], np.float32)]
 
-    def passes(self, precision="fp32", **fields) -> bool:
-        return compared(one(self.wanted), one(self.found), Tolerance(**fields), precision)["y"].passed
+    def passes(self, precision="fp32", real=False, **fields) -> bool:
+        return compared(one(self.wanted), one(self.found), Tolerance(**fields), precision, real=real)["y"].passed
 
     @pytest.mark.parametrize(
         ("stat", "atol", "rtol", "expected"),
@@ -378,6 +381,19 @@ class TestTolerance:
     )
     def test_each_statistic(self, stat, atol, rtol, expected):
         assert self.passes(stat=stat, atol=atol, rtol=rtol, min_cosine=-1, min_snr_db=-99) is expected
+
+    @pytest.mark.parametrize(
+        ("stat", "least"),
+        [
+            ("max", 5 / 67.5),  # of the largest distance from the mean of the elements, 32.5
+            ("mean", 2 / 45),  # of the standard deviation of the elements
+            ("median", 1 / 45),
+        ],
+    )
+    def test_of_one_real_sample(self, stat, least):
+        limits = {"stat": stat, "atol": 0, "min_cosine": -1, "min_snr_db": -99}
+        assert self.passes(real=True, rtol=1.001 * least, **limits)
+        assert not self.passes(real=True, rtol=0.999 * least, **limits)
 
     def test_cosine(self):
         w, f = self.wanted[0].astype(float), self.found[0].astype(float)

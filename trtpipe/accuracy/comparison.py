@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trtpipe.accuracy.alignment import Unfilled, aligned, counted, noise_by_mask, reordered
+from trtpipe.accuracy.dominance import Dominance
 from trtpipe.accuracy.output_metrics import OutputMetrics, decibel, flat_values
 from trtpipe.errors import StageError
 from trtpipe.isolation.imports import without
@@ -49,6 +50,7 @@ class OutputComparison:
         self._metrics: dict[str, OutputMetrics] = {}
         self._classes: dict[str, ClassAgreement] = {}
         self._causes: dict[str, PossibleCauses] = {}
+        self._dominance: dict[str, Dominance] = {}
         self._chunk: list[tuple[Feed, Feed, Feed]] = []
         self._shapes: list[dict[str, tuple[int, ...]]] = []
         self._elements = 0
@@ -75,6 +77,7 @@ class OutputComparison:
                 metrics.values.add(found[name][counts[name]], value[counts[name]])
             self._classes.setdefault(name, ClassAgreement()).add(found[name], value)
             self._causes.setdefault(name, PossibleCauses()).add(found[name], value, feed or {})
+            self._dominance.setdefault(name, Dominance()).add(found[name], value, counts[name])
         self._feeds += 1
         self._chunk.append((mine, theirs, {name: where.ravel() for name, where in counts.items()}))
         self._shapes.append({name: value.shape for name, value in wanted.items()})
@@ -99,6 +102,9 @@ class OutputComparison:
             metrics, causes = self._metrics[name], self._causes[name]
             if not result.passed:
                 found += causes.of(name, metrics.noise, result.tolerance, ordered=name not in self._tolerance.unordered)
+                continue
+            if metrics.about_mean:
+                found += self._dominance[name].words(name, result.tolerance.min_snr_db)
             elif (
                 metrics.real
                 and metrics.elements

@@ -109,7 +109,8 @@ class Departures:
 
     Axis 0 counts samples; every element of a sample has a mean of its own. Axes whose length changes from feed to feed
     are averaged over as well, and so are the longest ones of outputs with more than ``MOST_MEANS`` elements: what is
-    left is a mean for each channel or position.
+    left is a mean for each channel or position. Of a single sample all elements share one mean: how its elements differ
+    is then all that is known of what the input changes.
     """
 
     def __init__(self) -> None:
@@ -149,21 +150,19 @@ class Departures:
 
     @property
     def power(self) -> float:
-        """Sum over all values of ``(x - mean)²``, made up for each mean being that of the same samples.
-
-        0 for a single sample.
-        """
-        if self._moments is None:
+        """Sum over all values of ``(x - mean)²``, made up for each mean being that of the same samples."""
+        moments = self._judged
+        if moments is None:
             return 0.0
-        count = self._moments.count
-        return float((self._moments.square * np.where(count > 1, count / np.maximum(count - 1, 1.0), 0.0)).sum())
+        count = moments.count
+        return float((moments.square * np.where(count > 1, count / np.maximum(count - 1, 1.0), 0.0)).sum())
 
     @property
     def largest(self) -> float:
         """The largest distance of a value from its mean."""
-        if self._moments is None:
+        moments = self._judged
+        if moments is None:
             return 0.0
-        moments = self._moments
         return float(np.maximum(moments.high - moments.mean, moments.mean - moments.low).max(initial=0.0))
 
     def cosine(self, noise: float) -> float:
@@ -172,16 +171,20 @@ class Departures:
         Args:
             noise: sum over all values of ``(y - x)²``.
         """
-        if self._moments is None:
+        moments = self._judged
+        if moments is None:
             return 1.0
-        shared = self._sum + float(self._moments.cross.sum())
-        other = shared + float(self._moments.cross.sum()) + noise
-        product = self._sum * other
-        return shared / math.sqrt(product) if product > 0 else math.nan
+        power, cross = float(moments.square.sum()), float(moments.cross.sum())
+        product = power * (power + 2 * cross + noise)
+        return (power + cross) / math.sqrt(product) if product > 0 else math.nan
 
     @property
-    def _sum(self) -> float:
-        return 0.0 if self._moments is None else float(self._moments.square.sum())
+    def _judged(self) -> _Moments | None:
+        """The moments about the means that errors are compared with."""
+        if self._moments is None or self.repeated:
+            return self._moments
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self._moments.flat()
 
 
 def _kept(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,8 +27,8 @@ class OutputParity(Record):
         scale: mean magnitude of the reference's elements.
         spread: root mean square of what the samples change in the reference: ``x - m``, with ``m`` the mean of an
             element over samples. Errors have to be small beside it.
-        about_mean: whether ``cosine`` and ``snr_db`` are of ``x - m``; else of ``x``: random inputs, a single sample,
-            or an output that no sample changes.
+        about_mean: whether ``cosine`` and ``snr_db`` are of ``x - m``; else of ``x``: random inputs, or an output that
+            no sample changes. Of a single sample ``m`` is the mean of its elements.
         cosine: cosine similarity over all samples; ``None`` for integer outputs, whose differences are 0
             (exact match) or 1.
         agreement: share of exact matches; ``None`` for float outputs. A value that more than half of the reference

@@ -123,8 +123,8 @@ class OutputTolerance(UserRecord):
     rule; numpy's adds the two). ``max``, ``mean``, ``median``: that statistic of ``|x - reference|`` is at most
     ``atol`` plus ``rtol`` times what the samples change in the reference, so that neither elements near zero nor an
     offset decide: with ``m`` the mean of an element over samples, the largest ``|reference - m|`` for ``max``, its
-    root mean square for the others. Where samples change nothing (random inputs, a single sample, a constant output)
-    it is the same statistic of ``|reference|`` instead.
+    root mean square for the others. Of a single sample ``m`` is the mean of its elements. Where samples change nothing
+    (random inputs, a constant output) it is the same statistic of ``|reference|`` instead.
 
     Attributes:
         atol, rtol: absolute and relative tolerance.

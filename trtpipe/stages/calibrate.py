@@ -38,7 +38,7 @@ class Calibrate(Stage[CalibrateSettings], Noting):
 
     name = "calibrate"
     produces = "ranges"
-    version = 17
+    version = 18
     packages = ("numpy", "onnx", "onnx-ir", "onnxruntime")
 
     def settings(self, request: BuildRequest) -> CalibrateSettings | NotNeeded:

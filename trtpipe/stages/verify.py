@@ -60,7 +60,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 13
+    version = 14
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -388,7 +388,10 @@ def _doubts(data: VerificationData, run: ParityRun, metrics: tuple[MetricValue, 
         if value.chance is None and value.value == 0 and not value.lower_is_better:
             found.append(f"{value.artifact}: {value.metric} is 0: check the labels and the function that measures it")
     if run.samples == 1 and not data.synthetic:
-        found.append("what the input changes is not seen on one sample: errors are compared with all of an output")
+        found.append(
+            "what the input changes is not seen on one sample: errors are compared with how the elements of an output "
+            "differ"
+        )
     return (*found, *run.hints)
 
 
