@@ -102,7 +102,9 @@ _CONVOLUTIONS = {"conv_dim": (32,) * 7}
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A class of transformers', its inputs, and what its configuration has beyond the settings above."""
+    """A class of transformers', its inputs, and what its configuration has beyond the settings above; of those with
+    ``None``, the configuration's own default.
+    """
 
     inputs: Kind
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -111,8 +113,8 @@ class Pretrained:
 _HF: dict[str, Pretrained] = {
     **dict.fromkeys(
         ("BertModel", "RobertaForSequenceClassification", "DistilBertForTokenClassification", "AlbertModel",
-         "ElectraForPreTraining", "DebertaV2Model", "MPNetModel", "XLMRobertaForQuestionAnswering", "SqueezeBertModel",
-         "CamembertForMaskedLM", "ModernBertModel", "ConvBertModel", "FunnelModel", "NystromformerModel",
+         "ElectraForPreTraining", "DebertaV2Model", "MPNetModel", "SqueezeBertModel", "CamembertForMaskedLM",
+         "ModernBertModel", "ConvBertModel", "NystromformerModel",
          "GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
          "GemmaForCausalLM", "Gemma2ForCausalLM", "GPTNeoXForCausalLM", "BloomForCausalLM", "T5EncoderModel",
          "CLIPTextModel"),
@@ -128,6 +130,10 @@ _HF: dict[str, Pretrained] = {
          "CLIPVisionModel", "SiglipVisionModel", "VitDetModel", "TextNetForImageClassification"),
         Pretrained(_IMAGE),
     ),
+    "XLMRobertaForQuestionAnswering": Pretrained(_TEXT, {"num_labels": 2}),
+    "FunnelModel": Pretrained(
+        _TEXT, {"block_sizes": [1, 1, 1], "d_head": 16, "d_inner": 128, "num_hidden_layers": None}
+    ),
     "MobileBertModel": Pretrained(_TEXT, {"true_hidden_size": 64, "intra_bottleneck_size": 64}),
     "LongformerModel": Pretrained(_TEXT, {"attention_window": 8}),
     "BigBirdModel": Pretrained(_TEXT, {"attention_type": "original_full"}),
@@ -139,7 +145,9 @@ _HF: dict[str, Pretrained] = {
     "ResNetForImageClassification": Pretrained(
         _IMAGE, {**_STAGES, "embedding_size": 32, "hidden_sizes": [32, 64, 96, 128]}
     ),
-    "SegformerForSemanticSegmentation": Pretrained(_IMAGE, _HEADS),
+    "SegformerForSemanticSegmentation": Pretrained(
+        _IMAGE, {"num_attention_heads": [1, 2, 5, 8], "decoder_hidden_size": 64, "num_hidden_layers": None}
+    ),
     "GLPNForDepthEstimation": Pretrained(_IMAGE, _HEADS),
     "YolosForObjectDetection": Pretrained(_IMAGE, {"image_size": [64, 64], "num_detection_tokens": 10}),
     "Dinov2Model": Pretrained(Kind({"pixel_values": ("image", (1, 3, 56, 56))}), {"image_size": 56, "patch_size": 14}),
@@ -204,7 +212,8 @@ def _transformers(model: str) -> nn.Module:
     cls = getattr(transformers, model)
     known, entry = cls.config_class(), _HF[model]
     small = {key: value for key, value in _SMALL.items() if hasattr(known, key)}
-    module: nn.Module = cls(cls.config_class(**{**small, **entry.settings}))
+    settings = {key: value for key, value in {**small, **entry.settings}.items() if value is not None}
+    module: nn.Module = cls(cls.config_class(**settings))
     return module
 
 
