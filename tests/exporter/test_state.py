@@ -128,6 +128,23 @@ class Remembering(Buffered):
         return x + self.positions
 
 
+class Collecting(Buffered):
+    """Registers a hook on the first call, as backbones do that collect what their stages return."""
+
+    def __init__(self):
+        super().__init__()
+        self.stage = nn.Identity()
+
+    def forward(self, x):
+        collected = []
+        if not getattr(self, "hooked", False):
+            self.stage.register_forward_hook(lambda _, __, result: self.sink.append(result))
+            self.hooked = True
+        self.sink = collected
+        self.stage(x)
+        return torch.stack(collected) * 2
+
+
 class Overwriting(Buffered):
     """What lies in the buffer is replaced as a whole before it is read."""
 
@@ -153,6 +170,19 @@ def test_what_does_no_harm_is_exported(module, workdir):
     proto, _ = export(module, (X,), workdir)
     assert not any(key in module.__dict__ for key in ("positions", "last"))
     assert_computes(proto, [X + 1], module.eval()(X + 1))
+
+
+def test_hooks_of_the_first_call_are_registered_once(workdir):
+    """Else each stage would be collected twice on the next call."""
+    module = Collecting()
+    proto, _ = export(module, (X,), workdir)
+    assert_computes(proto, [X + 1], (2 * (X + 1))[None])
+    assert not module.stage._forward_hooks
+    assert module.eval()(X).shape == (1, *X.shape)
+    assert module(X).shape == (1, *X.shape)
+    export(module, (X,), workdir)
+    assert module(X).shape == (1, *X.shape)
+    assert len(module.stage._forward_hooks) == 1
 
 
 class TestRandom:

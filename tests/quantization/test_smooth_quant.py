@@ -164,11 +164,13 @@ def test_a_chain_of_convolutions_folds() -> None:
     [
         "c = Conv<pads=[1,1,1,1]>(x, a) r = InstanceNormalization(c, one, nil) y = Conv<pads=[1,1,1,1]>(r, b)",
         "c = Conv<pads=[1,1,1,1]>(x, a) r = Conv<pads=[1,1,1,1]>(c, b) y = Add(c, r)",  # another reader
+        "c = Conv<pads=[1,1,1,1]>(x, a) k = Relu(c) p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(k) "
+        "q = Conv<pads=[1,1,1,1]>(p, b) r = Conv<pads=[1,1,1,1]>(k, b) y = Concat<axis=1>(q, r)",  # pooling reads, too
     ],
 )
 def test_what_cannot_be_folded_stays(graph: str) -> None:
     proto = model(
-        f"(float[1,16,6,6] x) => (float[1,16,6,6] y) {{ {graph} }}",
+        f"(float[1,16,6,6] x) => (float[1,C,6,6] y) {{ {graph} }}",
         a=normal(16, 16, 3, 3),
         b=normal(16, 16, 3, 3, seed=1),
         one=np.ones(16, np.float32),

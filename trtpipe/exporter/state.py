@@ -62,12 +62,20 @@ class _Slot:
 
 @contextlib.contextmanager
 def restored(module: torch.nn.Module) -> Iterator[None]:
-    """Whatever happens to buffers and attributes of ``module`` inside is undone."""
+    """Whatever happens to buffers, attributes and hooks of ``module`` inside is undone.
+
+    A module that registers hooks when it is first called remembers in an attribute that it did, so that one is not
+    undone without the other.
+    """
     slots = {name: _slot(owner, key) for name, owner, key in _owners(module)}
     owners = [(owner, set(owner)) for owner in _spaces(module)]
+    hooks = [(registry, dict(registry)) for registry in _hooks(module)]
     try:
         yield
     finally:
+        for registry, registered in hooks:
+            registry.clear()
+            registry.update(registered)
         for owner, known in owners:
             for key in set(owner) - known:
                 del owner[key]
@@ -191,6 +199,12 @@ def _spaces(module: torch.nn.Module) -> Iterator[dict[str, Any]]:
     for part in module.modules():
         yield part._buffers
         yield part.__dict__
+
+
+def _hooks(module: torch.nn.Module) -> Iterator[dict[int, Any]]:
+    """The registries of hooks of every submodule, number -> hook."""
+    for part in module.modules():
+        yield from (part.__dict__[key] for key in _INTERNAL if "_hooks" in key and key in part.__dict__)
 
 
 def _owners(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:

@@ -246,9 +246,9 @@ def _group(value: ir.Value, points: dict[ir.Node, QuantPoint], sums: set[str]) -
 
 
 def _reader(node: ir.Node, point: QuantPoint) -> Scaling | None:
-    """The weight of a node, by its input channels; ``None`` where these are ambiguous."""
-    kernel = array_of(node.inputs[1])
-    if point.weight != 1 or kernel is None:
+    """The weight of a node, by its input channels; ``None`` where these are ambiguous, or it has none (pooling)."""
+    kernel = array_of(node.inputs[1]) if point.weight == 1 else None
+    if kernel is None:
         return None
     if node.op_type == "Conv":
         return Scaling(node, 1, 1, node.attributes.get_int("group", 1))
