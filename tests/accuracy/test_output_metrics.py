@@ -123,6 +123,16 @@ class TestWhatCannotFail:
         assert not judged(found, wanted)[0].passed
 
 
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 30), ("bf16", 20), ("int8", 17)])
+def test_normal_errors_are_judged_by_their_snr(precision, least):
+    """No other default turns away what is half a decibel better, or lets pass what is worse."""
+    wanted = noise(0, shape=(1, 2000))
+    for decibels, passed in ((least + 0.5, True), (least - 0.5, False)):
+        scale = np.float32(10 ** (-decibels / 20))
+        found = [value + scale * other for value, other in zip(wanted, noise(1, shape=(1, 2000)), strict=True)]
+        assert judged(found, wanted, precision)[0].passed is passed
+
+
 class TestOneSample:
     """What the input changes is not seen; what the elements differ by is."""
 

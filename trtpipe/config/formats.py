@@ -182,11 +182,12 @@ class DefaultTolerance:
 
 #: Room for fused and re-ordered float32 sums; a tie of two classes may be broken otherwise.
 _EXACT = DefaultTolerance(atol=1e-4, rtol=1e-3, stat="max", min_cosine=0.9999, min_snr_db=40.0, min_agreement=0.999)
-#: NVIDIA's own quick-start: 1e-2 on the mean. This min_agreement and the next are what the best class of trained
-#: classifiers keeps where outputs are only just as close as min_cosine asks (0.985, 0.957 and 0.918 in the worst of 3).
-_BINARY16 = DefaultTolerance(atol=1e-3, rtol=1e-2, stat="mean", min_cosine=0.999, min_snr_db=30.0, min_agreement=0.98)
+#: The SNR decides (docs/accuracy.md has the losses behind it): rtol is the mean of normal errors with that SNR. This
+#: min_agreement and the next are what the best class of trained classifiers keeps where outputs are only just as close
+#: as min_cosine asks (0.985, 0.957 and 0.918 in the worst of 3).
+_BINARY16 = DefaultTolerance(atol=1e-3, rtol=2.5e-2, stat="mean", min_cosine=0.999, min_snr_db=30.0, min_agreement=0.98)
 #: 3 bits less.
-_BRAIN = DefaultTolerance(atol=1e-2, rtol=5e-2, stat="mean", min_cosine=0.995, min_snr_db=20.0, min_agreement=0.95)
+_BRAIN = DefaultTolerance(atol=1e-2, rtol=8e-2, stat="mean", min_cosine=0.995, min_snr_db=20.0, min_agreement=0.95)
 #: Judged by direction and mean error, because single elements legitimately move by whole steps; what quantization costs
 #: is for the task metric to say.
 _QUANTIZED = DefaultTolerance(atol=2e-2, rtol=2e-1, stat="mean", min_cosine=0.97, min_snr_db=17.0, min_agreement=0.9)
