@@ -22,7 +22,7 @@ from trtpipe.progress import NullProgress
 #: decibels of what the input changes, below which a build that passed is far off
 _FAR_OFF = 10.0
 #: samples to calibrate on, and to compare on
-_SAMPLES, _HELD_OUT = 12, 4
+_SAMPLES, _HELD_OUT = 12, 12
 _ENDS = {0: "passed", 2: "refused", 3: "gate failed", 5: "refused", 6: "environment"}
 
 

@@ -1,7 +1,8 @@
 """Lowered graphs against PyTorch.
 
-Decibels are of what the inputs change: the outputs' deviation from their mean over samples, against the error. With one
-sample's worth of change left out that is what tells a graph that follows its input from one that repeats an average.
+Decibels are of what the inputs change: the outputs' deviation from their mean over samples, against the error. That is
+what tells a graph that follows its input from one that repeats an average. Of an output that no input changes beyond
+rounding, they are of the whole.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import onnxruntime
 import torch
 from torch import nn
 from zoo_models import feeds
+
+from trtpipe.accuracy.alignment import ROUNDING
 
 _UNSEEN = 100
 _TINY = float(np.finfo(np.float64).tiny)
@@ -73,7 +76,10 @@ def _worst(wanted: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> tup
         output = place if place in same else same[0]
         x = np.stack([each[place] for each in wanted]).astype(np.float64)
         y = np.stack([each[output] for each in found]).astype(np.float64)
-        change, noise = np.square(x - x.mean(0)).sum(), np.square(x - y).sum()
+        whole, noise = np.square(x).sum(), np.square(x - y).sum()
+        change = np.square(x - x.mean(0)).sum() * len(x) / max(len(x) - 1, 1)
+        if change <= ROUNDING**2 * whole:  # no sample changes it
+            change = whole
         cosines.append(float((x * y).sum() / max(np.linalg.norm(x) * np.linalg.norm(y), _TINY)))
         decibels.append(float(10 * np.log10(max(change, _TINY) / max(noise, _TINY))))
     if not decibels:

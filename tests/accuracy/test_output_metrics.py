@@ -154,6 +154,55 @@ class TestOneSample:
         assert (result.passed, result.about_mean) == (True, False)
 
 
+class TestChannelsOfDifferentScale:
+    """Boxes in pixels and scores in one output: each has to be as good as the output is asked to be."""
+
+    @staticmethod
+    def joined(error, axis=1, shape=(1, 6), offset=50.0):
+        """Three channels that vary by 30 and three that vary by 0.2, these with ``error`` of what they vary by."""
+        scale = np.float32([30] * 3 + [0.2] * 3).reshape([-1 if each == axis else 1 for each in range(len(shape))])
+        relative = np.float32([1e-3] * 3 + [error] * 3).reshape(scale.shape)
+        wanted = [offset + scale * value for value in noise(0, shape=shape)]
+        found = [value + scale * relative * other for value, other in zip(wanted, noise(1, shape=shape), strict=True)]
+        return found, wanted
+
+    @pytest.mark.parametrize(("axis", "shape"), [(1, (1, 6)), (1, (1, 6, 40)), (2, (1, 40, 6)), (1, (1, 6, 5, 4))])
+    def test_the_small_ones_are_judged_alone(self, axis, shape):
+        result, hints = judged(*self.joined(0.6, axis, shape))
+        assert (result.passed, result.broken) == (False, ("snr",))
+        assert result.snr_db == pytest.approx(-20 * np.log10(0.6), abs=1.5)
+        assert f"channels 3, 4, 5 (axis {axis})" in hints[0]
+
+    def test_they_pass_with_small_errors(self):
+        result, _ = judged(*self.joined(0.01))
+        assert result.passed
+        assert result.snr_db == pytest.approx(40, abs=2)
+
+    def test_one_output_is_judged_as_two_are(self):
+        found, wanted = self.joined(0.6)
+        alone, _ = judged([value[:, 3:] for value in found], [value[:, 3:] for value in wanted])
+        assert judged(found, wanted)[0].snr_db == pytest.approx(alone.snr_db, abs=0.01)
+
+    def test_probabilities_are_of_one_scale(self):
+        """A class that hardly occurs is no part of its own."""
+        wanted = [
+            np.float32([[0.5, 0.3, 1e-3]]) + np.float32([[0.1, 0.1, 1e-4]]) * np.tanh(n) for n in noise(0, 16, (1, 3))
+        ]
+        found = [
+            value + np.float32([[1e-3, 1e-3, 1e-4]]) * other
+            for value, other in zip(wanted, noise(1, 16, (1, 3)), strict=True)
+        ]
+        assert judged(found, wanted)[0].passed
+
+    def test_constant_channels_say_nothing(self):
+        found, wanted = self.joined(0.01)
+        for value in (*found, *wanted):
+            value[:, 4] = 7
+        assert judged(found, wanted)[0].passed
+        found[0][:, 4] = 7.001
+        assert judged(found, wanted)[0].passed
+
+
 class TestFewSamplesThatHoldAll:
     def huge(self, error, feeds=16):
         """Values about an offset of 50, one sample a thousand times as large, and errors of all samples alike."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Noise outside of a mask that is none, as a share of all noise.
 _MASKED = 1e-4
+#: Channels that are listed.
+_NAMED = 8
 _CHUNK_FEEDS = 64
 _CHUNK_ELEMENTS = 4_000_000
 
@@ -100,6 +102,7 @@ class OutputComparison:
         for result in self.results():
             name = result.output
             metrics, causes = self._metrics[name], self._causes[name]
+            found += _scale_words(name, metrics)
             if not result.passed:
                 found += causes.of(name, metrics.noise, result.tolerance, ordered=name not in self._tolerance.unordered)
                 continue
@@ -184,6 +187,19 @@ def _result(name: str, metrics: OutputMetrics, classes: ClassAgreement, toleranc
         tolerance=tolerance,
         passed=not broken,
         broken=broken,
+    )
+
+
+def _scale_words(name: str, metrics: OutputMetrics) -> Iterator[str]:
+    """Which channels the SNR is of, where it is not that of all."""
+    worst = metrics.worst_channels
+    if worst is None or decibel(worst.power, worst.noise) >= decibel(metrics.departures.power, metrics.noise):
+        return
+    first, more = ", ".join(str(number) for number in worst.numbers[:_NAMED]), len(worst.numbers) - _NAMED
+    channels = f"{first} and {more} more" if more > 0 else first
+    yield (
+        f"the SNR of output {name!r} is that of channels {channels} (axis {worst.axis}), which vary on another scale "
+        f"than the rest; of all together it is {decibel(metrics.departures.power, metrics.noise):.1f} dB"
     )
 
 

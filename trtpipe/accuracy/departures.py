@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe.accuracy.alignment import ROUNDING
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Means are kept for so many elements of a sample at most; of larger outputs the longest axes are averaged over.
 MOST_MEANS = 1 << 20
+#: Channels are of another scale where all of them vary by so much more or less than all others.
+_SCALES_APART = 8.0
 
 
 @dataclass
@@ -32,6 +36,7 @@ class _Moments:
         count: values behind each element.
         mean, error: mean of the reference, and of the differences from it.
         square, cross: sums of ``(x - mean)²``, and of ``(x - mean) (d - error)``.
+        noise: sum of ``d²``.
         low, high: extremes of the reference.
     """
 
@@ -40,6 +45,7 @@ class _Moments:
     error: Array
     square: Array
     cross: Array
+    noise: Array
     low: Array
     high: Array
 
@@ -58,6 +64,7 @@ class _Moments:
             error=error,
             square=np.square(apart).sum(axes, keepdims=True),
             cross=(apart * np.where(counts, differences - error, 0.0)).sum(axes, keepdims=True),
+            noise=np.square(np.where(counts, differences, 0.0)).sum(axes, keepdims=True),
             low=np.where(counts, values, np.inf).min(axes, keepdims=True),
             high=np.where(counts, values, -np.inf).max(axes, keepdims=True),
         )
@@ -77,6 +84,7 @@ class _Moments:
             error=error,
             square=(self.square + self.count * np.square(apart)).sum(axes, keepdims=True),
             cross=(self.cross + self.count * apart * (self.error - error)).sum(axes, keepdims=True),
+            noise=self.noise.sum(axes, keepdims=True),
             low=self.low.min(axes, keepdims=True),
             high=self.high.max(axes, keepdims=True),
         )
@@ -93,6 +101,7 @@ class _Moments:
             error=self.error + gap * part,
             square=self.square + other.square + np.square(apart) * weight,
             cross=self.cross + other.cross + apart * gap * weight,
+            noise=self.noise + other.noise,
             low=np.minimum(self.low, other.low),
             high=np.maximum(self.high, other.high),
         )
@@ -100,8 +109,26 @@ class _Moments:
     def flat(self) -> _Moments:
         """All elements taken for one, in one dimension."""
         whole = self.collapsed(tuple(range(self.mean.ndim)))
-        arrays = (whole.count, whole.mean, whole.error, whole.square, whole.cross, whole.low, whole.high)
+        arrays = (
+            whole.count, whole.mean, whole.error, whole.square, whole.cross, whole.noise, whole.low, whole.high
+        )  # fmt: skip
         return _Moments(*(array.reshape(1) for array in arrays))
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Channels of an output whose values vary on one scale, and on another than the rest.
+
+    Attributes:
+        axis: that channels are along.
+        numbers: theirs.
+        power, noise: sums of ``(x - mean)²`` and of ``(y - x)²`` over all of their values.
+    """
+
+    axis: int
+    numbers: tuple[int, ...]
+    power: float
+    noise: float
 
 
 class Departures:
@@ -178,6 +205,34 @@ class Departures:
         product = power * (power + 2 * cross + noise)
         return (power + cross) / math.sqrt(product) if product > 0 else math.nan
 
+    def scales(self) -> tuple[Channels, ...]:
+        """The channels by the scale on which they vary; none where all vary on one.
+
+        An output may join what is measured in pixels with scores, and the largest would hide all errors of the others.
+        What lies between 0 and 1 throughout, such as probabilities and maps, is of one scale however little varies.
+        Channels are along the second axis, or along the last one of three if that is shorter.
+        """
+        moments = self._moments
+        if moments is None or not self.repeated:
+            return ()
+        axis = _channel_axis(moments.mean.shape)
+        if axis is None or (moments.low.min() >= 0 and moments.high.max() <= 1):
+            return ()
+        others = tuple(each for each in range(moments.mean.ndim) if each != axis)
+        count = moments.count.sum(others)
+        power = (moments.square * moments.count / np.maximum(moments.count - 1, 1.0)).sum(others)
+        whole = power + (moments.count * np.square(moments.mean)).sum(others)
+        numbers = np.flatnonzero((count > 0) & (power > ROUNDING**2 * whole))  # others are constant
+        spread = np.sqrt(power[numbers] / count[numbers])
+        order = np.argsort(spread, kind="stable")
+        cuts = np.flatnonzero(spread[order][1:] > _SCALES_APART * spread[order][:-1]) + 1
+        noise = moments.noise.sum(others)
+        groups = [numbers[np.sort(group)] for group in np.split(order, cuts)] if len(cuts) else []
+        return tuple(
+            Channels(axis, tuple(group.tolist()), float(power[group].sum()), float(noise[group].sum()))
+            for group in groups
+        )
+
     @property
     def _judged(self) -> _Moments | None:
         """The moments about the means that errors are compared with."""
@@ -185,6 +240,14 @@ class Departures:
             return self._moments
         with np.errstate(invalid="ignore", over="ignore"):
             return self._moments.flat()
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis of channels of means of that shape; ``None`` if there is no more than one channel."""
+    if len(shape) < 2:
+        return None
+    axis = len(shape) - 1 if len(shape) == 3 and 1 < shape[2] < shape[1] else 1
+    return axis if shape[axis] > 1 else None
 
 
 def _kept(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from trtpipe.accuracy.alignment import ROUNDING
-from trtpipe.accuracy.departures import Departures
+from trtpipe.accuracy.departures import Channels, Departures
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -271,8 +271,20 @@ class OutputMetrics:
 
     @property
     def snr_db(self) -> float:
-        """The signal's power over the noise's; the signal is what departs from the mean."""
-        return decibel(self.departures.power if self.about_mean else self.signal, self.noise)
+        """The signal's power over the noise's; the signal is what departs from the mean.
+
+        Where channels vary on different scales, the least of any of these.
+        """
+        whole = decibel(self.departures.power if self.about_mean else self.signal, self.noise)
+        worst = self.worst_channels
+        return whole if worst is None else float(np.minimum(whole, decibel(worst.power, worst.noise)))
+
+    @property
+    def worst_channels(self) -> Channels | None:
+        """Those with the lowest SNR, where channels vary on different scales."""
+        if not self.about_mean:
+            return None
+        return min(self.departures.scales(), key=lambda each: decibel(each.power, each.noise), default=None)
 
     @property
     def cosine(self) -> float | None:
