@@ -102,6 +102,14 @@ class TestAccuracy:
         assert (verdict.passed, verdict.exit_code) == (False, 3)
         assert verdict.headline.startswith("FAILED on the lowered graph")
 
+    def test_one_sample_can_fail_but_passes_by_a_metric_alone(self) -> None:
+        verdict = verdict_of(Evidence(parity(samples=1)))
+        assert (verdict.outcome, verdict.exit_code, verdict.data) == ("not judged", 0, "real")
+        assert verdict_of(Evidence(parity(samples=1, passed=False, reasons=("off",)))).exit_code == 3
+        metric = MetricValue(artifact="model", runner="x", metric="top1", value=1.0, samples=1)
+        assert verdict_of(Evidence(parity(samples=1, metrics=(metric,)))).outcome == "passed"
+        assert verdict_of(Evidence(parity(samples=2))).outcome == "passed"
+
     def test_random_samples_can_fail_but_never_pass(self) -> None:
         verdict = verdict_of(Evidence(parity(synthetic=True)))
         assert (verdict.outcome, verdict.exit_code, verdict.data) == ("not judged", 0, "random")

@@ -77,7 +77,8 @@ class Verdict(Summarized, Record):
     """What a run is good for.
 
     Attributes:
-        outcome: ``failed`` where the exit code is not 0; ``passed`` only where outputs on real data were judged.
+        outcome: ``failed`` where the exit code is not 0; ``passed`` only where outputs on real data were judged, on two
+            samples at least or by a metric.
         exit_code: of the command: 0, 3 (accuracy), 4 (latency), 5 (an engine, or the precision asked for, is missing),
             or that of an error that kept accuracy or latency from being judged.
         headline: all of it in one line, the last of the terminal; empty if there was nothing to judge.
@@ -272,6 +273,9 @@ def _accuracy(evidence: Evidence) -> Gate:
         return Gate(outcome="failed", summary="; ".join(report.reasons) + where)
     if report.synthetic:
         summary = f"not judged on real data: the outputs on {report.samples} random samples say little about accuracy"
+        return Gate(outcome="not judged", summary=summary)
+    if report.samples == 1 and not report.metrics:
+        summary = "not judged on one sample: what the input changes in the outputs takes two to see"
         return Gate(outcome="not judged", summary=summary)
     if report.metrics:
         values = ", ".join(f"{value.artifact} {value.value:.4f}" for value in report.metrics)
