@@ -32,7 +32,7 @@ from trtpipe.passes.opsets import LEAST_OPSET
 from trtpipe.passes.raise_opset import raise_opset
 from trtpipe.preflight.onnx_io import load_model, save_model
 from trtpipe.progress import NullProgress
-from trtpipe.quantization.engine_search import engine_cost
+from trtpipe.quantization.engine_cost import engine_cost
 from trtpipe.quantization.per_tensor_scales import SplitScales
 from trtpipe.quantization.plan import plan
 from trtpipe.quantization.qdq import InsertQDQ

@@ -13,6 +13,7 @@ from trtpipe.backends.base import EngineRequest
 from trtpipe.backends.engine_file import read_header
 from trtpipe.backends.gpu import has_driver
 from trtpipe.backends.tensorrt_rtx import TensorRTRTX
+from trtpipe.backends.trt import request
 from trtpipe.config.profile import BuildSettings, DeploymentProfile, ShapeRange
 from trtpipe.config.target import find_target
 from trtpipe.errors import BuildError, HostError, InputError, WorkerError
@@ -65,6 +66,16 @@ def test_a_conv_net_with_a_dynamic_batch(conv_net, build, tmp_path, heard):
     assert ("parsing", 0, None) in heard.reports
     assert any(done == total for _, done, total in heard.reports)
     assert {entry.name for entry in tmp_path.iterdir()} == {"model.onnx", "e.plan"}
+
+
+def test_a_build_imports_nothing_anew(product, build, monkeypatch):
+    """A new interpreter costs more than a small engine does."""
+
+    def call(*_: object, **__: object):
+        raise AssertionError("a new interpreter was started")
+
+    monkeypatch.setattr(request, "call", call)
+    assert build(product).layers >= 1
 
 
 @pytest.mark.parametrize("target", ["sm75", "sm86", "sm120"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
 from trtpipe.cli import listeners
 from trtpipe.cli.listeners import Lines, LogFile, Several
+from trtpipe.cli.session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,3 +125,26 @@ class Full(io.BytesIO):
 
     def write(self, data: object) -> int:
         raise OSError(28, "No space left on device")
+
+
+class Ring:
+    """An object in a circle with itself."""
+
+    def __init__(self) -> None:
+        self.myself = self
+
+
+class TestSettling:
+    def test_what_a_step_left_behind_is_collected_first_and_then_never_looked_at_again(self) -> None:
+        gc.unfreeze()  # tests of commands may have run in this process before
+        dropped, kept = weakref.ref(Ring()), Ring()
+        try:
+            with Session().listening() as listener:
+                listener.end("export", "hit")
+                assert gc.get_freeze_count() == 0
+                listener.end("simplify", "built")
+            assert dropped() is None
+            assert gc.get_freeze_count() > 0
+            assert not any(each is kept for each in gc.get_objects())
+        finally:
+            gc.unfreeze()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
-from trtpipe.quantization.engine_search import KERNEL_BYTES, costs_by_node, engine_cost, layer_cost, operations
+from trtpipe.quantization.engine_cost import KERNEL_BYTES, costs_by_node, engine_cost, layer_cost, operations
 
 
 def tensor(name: str, dtype: str, *dims: int) -> EngineTensor:

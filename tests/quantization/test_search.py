@@ -108,6 +108,14 @@ def test_nothing_is_built_twice():
     assert len(set(world.built)) == len(world.built) <= 9
 
 
+@pytest.mark.parametrize(("saved", "sizes"), [(LEAST_GAIN - 0.01, {0, 2}), (LEAST_GAIN + 0.01, {0, 1, 2})])
+def test_nodes_that_promise_too_little_get_no_engine(saved, sizes):
+    """One that saves less than is asked for among all can save no more alone."""
+    world = World({"a": (1000, 1100), "b": (1000, round(1000 - 2000 * saved))})
+    search(plain("ab"), world)
+    assert {len(candidate.nodes) for candidate in world.built} == sizes
+
+
 def test_nodes_of_one_kernel_go_together():
     def build(candidate: Candidate) -> Reports:
         price = 30 if candidate.nodes else 40

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trtpipe.cli.listeners import Lines, LogFile, Several
+from trtpipe.cli.listeners import Lines, LogFile, Settling, Several
 from trtpipe.cli.packaging import PackageWords
 from trtpipe.cli.text import complain
 from trtpipe.errors import InputError, InternalError
@@ -123,7 +123,9 @@ class Session:
     @contextmanager
     def listening(self) -> Iterator[Progress]:
         """A listener on standard error, fit for what that is, and on the log file."""
-        others = [] if self.log is None else [Lines(self.log.write, verbosity=1)]
+        others: list[Progress] = [Settling()]
+        if self.log is not None:
+            others.append(Lines(self.log.write, verbosity=1))
         if self.verbosity >= 0 and sys.stderr.isatty():
             from trtpipe.views.live import RichProgress
 

@@ -2,17 +2,13 @@
 
 A handful of builds: everything in 16 bits; all points quantized, in each style; the cheapest of these without the nodes
 of one pattern (residual additions, pools, products of attention, ...), pattern by pattern; then without the nodes that
-cost more quantized than in 16 bits, until nothing changes. Nodes that share a kernel are taken out together.
+cost more quantized than in 16 bits, until nothing changes. Nodes that share a kernel are taken out together. Where the
+nodes that are left saved too little among more of them, no engine is built for them alone: with fewer neighbors in 8
+bits they need more kernels that quantize, not less.
 
 One graph serves all targets, so each candidate is built for each of them, and what counts is its cost relative to 16
 bits, the mean over the targets. The cheapest wins that saves enough, costs none of them more than 16 bits, and is
 accurate enough; so the answer is never worse than 16 bits by this measure.
-
-The cost of an engine is estimated from its report, by the roofline model (Williams, Waterman, Patterson 2009) for every
-kernel: it takes as long as the bytes it moves, or as the arithmetic it does, whichever is longer; and every kernel has
-a fixed price. All is said in bytes, as time times memory bandwidth, so no clock enters. The constants are round figures
-of the GPUs that TensorRT serves (data sheets of RTX 3090 to H200: 75 to 330 dense float16 operations in the time of one
-byte, twice that or more in 8 bits; a launch is one or two microseconds). They rank candidates; they predict no latency.
 """
 
 from __future__ import annotations
@@ -20,11 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import prod, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
 from trtpipe.backends.base import EngineRequest, load_backend
-from trtpipe.config.formats import FORMATS, FP32
 from trtpipe.config.profile import DeploymentProfile, ShapeRange
 from trtpipe.config.stage_settings import asked_of_builder
 from trtpipe.config.target import find_target
@@ -32,10 +26,11 @@ from trtpipe.digest import sha256_file
 from trtpipe.engine.record import EngineTrial
 from trtpipe.engine.report import EngineReport
 from trtpipe.errors import BuildError, Cancelled, OutOfMemory, OutOfTime, WorkerError
+from trtpipe.quantization.engine_cost import costs_by_node, engine_cost
 from trtpipe.reference.reference_outputs import forget
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import onnx_ir as ir
@@ -44,15 +39,9 @@ if TYPE_CHECKING:
     from trtpipe.config.settings import Settings
     from trtpipe.config.stage_settings import EngineSearchSettings
     from trtpipe.config.target import Target
-    from trtpipe.engine.report import EngineLayer, EngineTensor
     from trtpipe.progress import Progress
     from trtpipe.quantization.plan import QuantizationPlan
 
-#: Operations that tensor cores do in the time in which memory moves one byte, by the type they read.
-_OPERATIONS: dict[str, float] = {word: 64 * FP32.bits / form.bits for form in FORMATS for word in form.engine}
-_OTHER_OPERATIONS = 64.0
-#: What launching one kernel costs, in bytes.
-KERNEL_BYTES = 1_000_000
 #: Ways to write the same arithmetic into a graph: each weight with a scale for each channel; or convolutions with one
 #: scale for their weight, and the channels' own behind them.
 SCALES_INSIDE, SCALES_BEHIND = "scales in the weights", "scales behind convolutions"
@@ -107,9 +96,10 @@ def search(
                 found.attempt(Candidate(rest, whole.style))
         whole = found.cheapest
         for share in _SHARES:
-            found.attempt(found.fewer(whole, share))
+            found.attempt(found.fewer(whole, share), whole)
         for _ in range(_ROUNDS):
-            if not found.attempt(found.fewer(found.cheapest, 1.0)):
+            whole = found.cheapest
+            if not found.attempt(found.fewer(whole, 1.0), whole):
                 break
     return found.best(accepts), tuple(found.trials())
 
@@ -142,13 +132,32 @@ class _Search:
         ]
         return next(filter(accepts, sorted(worth, key=self._rank)), _HALF)
 
-    def attempt(self, candidate: Candidate) -> bool:
-        """Whether its engines are new, and could be built: the same graph again is no other candidate."""
-        reports = None if candidate in self.tried or (not candidate.nodes and self.tried) else self._build(candidate)
+    def attempt(self, candidate: Candidate, whole: Candidate | None = None) -> bool:
+        """Whether its engines are new, and could be built: the same graph again is no other candidate.
+
+        Args:
+            whole: was built, and has all its nodes; nothing is built where its engines promise too little of them.
+        """
+        known = candidate in self.tried or (not candidate.nodes and self.tried)
+        poor = whole is not None and self._promise(candidate, whole) < LEAST_GAIN
+        reports = None if known or poor else self._build(candidate)
         if reports is None or any(reports is known for known in self.tried.values()):
             return False
         self.tried[candidate] = reports
         return True
+
+    def _promise(self, candidate: Candidate, whole: Candidate) -> float:
+        """What the nodes of ``candidate`` that save something do save among those of ``whole``, of the cost of 16 bits;
+        the mean over the targets.
+        """
+        gains = []
+        for target, report in self.tried[_HALF].items():
+            half, quantized = (
+                costs_by_node([each], whole.nodes) for each in (report, self.tried[whole][target])
+            )  # fmt: skip
+            saved = sum(max(half[node] - quantized[node], 0.0) for node in candidate.nodes)
+            gains.append(saved / max(engine_cost(report), 1.0))
+        return sum(gains) / len(gains)
 
     def fewer(self, candidate: Candidate, share: float) -> Candidate:
         """The nodes whose kernels cost less than ``share`` quantized, taken by groups whose products share a kernel."""
@@ -402,67 +411,3 @@ def _gain(half: EngineTrial, quantized: EngineTrial, rest: str) -> str:
 
 def _megabytes(trial: EngineTrial) -> str:
     return f"{(trial.activation_bytes + trial.weight_bytes) / 1e6:.1f} MB"
-
-
-def engine_cost(report: EngineReport) -> float:
-    """The cost of all kernels, in bytes."""
-    return sum(layer_cost(layer, report.free) for layer in report.kernels)
-
-
-def layer_cost(layer: EngineLayer, free: int) -> float:
-    """The cost of one kernel, in bytes, with dynamic dimensions ``free`` long."""
-    moved = sum(tensor.bytes(free) for tensor in (*layer.inputs, *layer.constants, *layer.outputs))
-    speed = _OPERATIONS.get(layer.computes_in, _OTHER_OPERATIONS)
-    return KERNEL_BYTES + max(float(moved), operations(layer, free) / speed)
-
-
-def operations(layer: EngineLayer, free: int) -> float:
-    """Multiplications and additions of a convolution or matrix product; 0 for other kernels."""
-    if not layer.is_conv_gemm or not layer.inputs or not layer.outputs:
-        return 0.0
-    data, *others = (_sizes(tensor, free) for tensor in layer.inputs)
-    size, result = prod(data), prod(_sizes(layer.outputs[0], free))
-    weight = max((_sizes(tensor, free) for tensor in layer.constants), key=prod, default=[])
-    if weight and layer.kind == "correlation":
-        return 2.0 * result * prod(weight[1:])  # [out, in / group, ...]
-    if len(weight) > 1:  # M K, K N and M N elements, in whatever layout
-        return 2.0 * sqrt(size * result * prod(weight))
-    if others and data and size:  # a batch of M K by K N; attention's kernel does two of these
-        columns = prod(others[0]) / (prod(data[:-2]) * data[-1])
-        return (2 if layer.is_attention else 1) * 2.0 * size * columns
-    return 0.0
-
-
-def costs_by_node(reports: Iterable[EngineReport], nodes: Collection[str]) -> dict[str, float]:
-    """The cost of the kernels around each of ``nodes``, in bytes, the sum over the reports.
-
-    A kernel with several of them counts in equal parts; one with none of them counts for those whose results it reads,
-    as what comes after a convolution is part of its price, or else for those that read its results.
-    """
-    costs = dict.fromkeys(nodes, 0.0)
-    for report in reports:
-        for layer, owners in _owners(report.kernels, frozenset(nodes)):
-            for node in owners:
-                costs[node] += layer_cost(layer, report.free) / len(owners)
-    return costs
-
-
-def _owners(layers: Sequence[EngineLayer], nodes: frozenset[str]) -> list[tuple[EngineLayer, frozenset[str]]]:
-    """Each layer with those of ``nodes`` it counts for."""
-    own = [nodes & set(layer.nodes) for layer in layers]
-    makers: dict[str, frozenset[str]] = {}
-    for index, layer in enumerate(layers):
-        own[index] = own[index] or frozenset().union(*(makers.get(tensor.name, frozenset()) for tensor in layer.inputs))
-        makers |= {tensor.name: own[index] for tensor in layer.outputs}
-    readers: dict[str, frozenset[str]] = {}
-    for index in reversed(range(len(layers))):
-        layer = layers[index]
-        results = (readers.get(tensor.name, frozenset()) for tensor in layer.outputs)
-        own[index] = own[index] or frozenset().union(*results)
-        for tensor in layer.inputs:
-            readers[tensor.name] = readers.get(tensor.name, frozenset()) | own[index]
-    return list(zip(layers, own, strict=True))
-
-
-def _sizes(tensor: EngineTensor, free: int) -> list[int]:
-    return [free if dim < 0 else dim for dim in tensor.dims]

@@ -153,7 +153,7 @@ def dearer(record: EngineRecord, quantized: Format) -> str:
     The same kernels are counted with every float32 and quantized tensor inside in float16, without those that only
     quantize or dequantize. The cost of a kernel is that of the engine search: the bytes it moves, or its arithmetic.
     """
-    from trtpipe.quantization.engine_search import engine_cost
+    from trtpipe.quantization.engine_cost import engine_cost
 
     report = record.report
     if report is None:

@@ -12,6 +12,7 @@ from trtpipe.config.plugins import plugin_digests, plugin_paths
 from trtpipe.config.profile import BuildSettings, ShapeRange
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import BuildError, WorkerCrashed, WorkerError
+from trtpipe.isolation.remote_runner import call_forked
 from trtpipe.isolation.worker import call, limits_for
 from trtpipe.preflight import folder_size
 
@@ -90,17 +91,17 @@ def build_in_worker(
     limits = limits_for(request.settings, options.time_limit, options.memory_limit, size=folder_size(model.parent))
 
     def attempt(path: Path) -> EngineRecord:
-        return call(
-            task,
-            asked.model_copy(update={"model": str(path)}),
-            EngineRecord,
-            limits=limits,
-            progress=progress,
-            what=what,
-            workdir=plan.parent,
-            reads=(path.parent, *plugins) if confined else None,
-            python=request.python,
-        )
+        asked_here = asked.model_copy(update={"model": str(path)})
+        if not confined or request.python is not None:
+            return call(
+                task, asked_here, EngineRecord,
+                limits=limits, progress=progress, what=what, workdir=plan.parent, python=request.python,
+                reads=(path.parent, *plugins) if confined else None,
+            )  # fmt: skip
+        return call_forked(
+            task, asked_here, EngineRecord,
+            limits=limits, progress=progress, what=what, workdir=plan.parent, reads=(path.parent, *plugins),
+        )  # fmt: skip
 
     try:
         if timings is not None:
