@@ -33,8 +33,8 @@ METHODS = {
 }
 #: samples that NNCF's accuracy control measures the metric on, many times, and the loss that it may leave
 _CONTROLLED, _MOST_LOST = 300, 0.01
-#: modelopt wants torch, of which its index may have a build without CUDA under this version only.
-_PACKAGES = ("nvidia-modelopt[onnx]", "nncf", "torch==2.13.0")
+#: cases may read images; modelopt wants torch, of which its index may have a build without CUDA under this version only.
+_PACKAGES = ("nvidia-modelopt[onnx]", "nncf", "pillow", "torch==2.13.0")
 _DIGITS = 6
 
 
