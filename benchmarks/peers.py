@@ -33,7 +33,7 @@ METHODS = {
 }
 #: samples that NNCF's accuracy control measures the metric on, many times, and the loss that it may leave
 _CONTROLLED, _MOST_LOST = 300, 0.01
-#: cases may read images; modelopt wants torch, of which its index may have a build without CUDA under this version only.
+#: modelopt wants torch, of which its index may have a build without CUDA under this version only; cases read images.
 _PACKAGES = ("nvidia-modelopt[onnx]", "nncf", "pillow", "torch==2.13.0")
 _DIGITS = 6
 
