@@ -57,7 +57,7 @@ from trtpipe.report.stage_records import LowerRecord
 
 FLOAT, OURS = "float32", "trtpipe"
 PRECISIONS = ("fp16", "bf16", "int8", "best", "fp8")
-TOOLS = ("modelopt:entropy", "modelopt:max", "onnxruntime:minmax")
+TOOLS = ("modelopt:entropy", "modelopt:max", "onnxruntime:minmax", "nncf:symmetric", "nncf:control")
 _TO_LOWER = ("export", "simplify", "observe", "calibrate", "lower")
 _PEER_MEMORY = 10 << 30
 
@@ -227,7 +227,7 @@ class Case:
             peers.write_feeds(feeds, self._module.calibration())
         out = self._work / f"{tool.replace(':', '-')}.onnx"
         name, _, method = tool.partition(":")
-        cost = peers.quantize(python, name, method, self._simplified, feeds, out, _PEER_MEMORY)
+        cost = peers.quantize(python, name, method, self._simplified, feeds, out, self._source, _PEER_MEMORY)
         if cost.error:
             return Row(self._name, "int8", tool, error=cost.error)
         return self._evaluated("int8", tool, out)

@@ -103,7 +103,9 @@ def run_all(arguments: argparse.Namespace, work: Path) -> Iterator[Figure]:
         if arguments.peers is not None:
             python, memory = peers.peer_python(arguments.peers), int(arguments.peer_memory * 2**30)
             runs += [
-                partial(by_peer, python, tool, name, arguments.peer_samples, path, memory) for tool in peers.METHODS
+                partial(by_peer, python, tool, name, arguments.peer_samples, path, memory)
+                for tool, methods in peers.METHODS.items()
+                if "entropy" in methods
             ]
         rounds = [[run() for run in runs] for _ in range(arguments.rounds)]
         for found in zip(*rounds, strict=True):

@@ -1,16 +1,19 @@
-"""Other quantizers, in a virtual environment of their own: nvidia-modelopt and onnxruntime's static quantizer.
+"""Other quantizers, in a virtual environment of their own: nvidia-modelopt, NNCF, onnxruntime's static quantizer.
 
-    python benchmarks/peers.py FOLDER                              make the environment (about 2 GB), print its python
-    PEER_PYTHON benchmarks/peers.py TOOL METHOD MODEL FEEDS OUT    quantize MODEL to OUT, as ``quantize`` does
+    python benchmarks/peers.py FOLDER                                make the environment (about 2 GB), print its python
+    PEER_PYTHON benchmarks/peers.py TOOL METHOD MODEL FEEDS OUT CASE quantize MODEL to OUT, as ``quantize`` does
 
-Both get the same ONNX model and the same feeds, and write an ONNX model with Q/DQ pairs. The environment holds the
-CPU build of torch where the package index has one; nothing of trtpipe is imported in it.
+All get the same ONNX model and the same feeds, and write an ONNX model with Q/DQ pairs. NNCF's accuracy control
+measures the metric of the case as well, on its first samples. NNCF makes activations that are never negative uint8, one
+bit more than TensorRT takes. The environment holds the CPU build of torch where the package index has one; nothing of
+trtpipe is imported in it.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import runpy
 import subprocess
 import sys
 import time
@@ -18,13 +21,20 @@ import venv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 #: tool -> methods it knows
-METHODS = {"modelopt": ("entropy", "max"), "onnxruntime": ("entropy", "minmax", "percentile")}
-#: modelopt wants torch, of which its index may have a build without CUDA under this version only.
-_PACKAGES = ("nvidia-modelopt[onnx]", "torch==2.13.0")
+METHODS = {
+    "modelopt": ("entropy", "max", "autotune"),
+    "nncf": ("symmetric", "control"),
+    "onnxruntime": ("entropy", "minmax", "percentile"),
+}
+#: samples that NNCF's accuracy control measures the metric on, many times, and the loss that it may leave
+_CONTROLLED, _MOST_LOST = 300, 0.01
+#: modelopt wants torch, of which its index may have a build without CUDA under this version only; cases read images.
+_PACKAGES = ("nvidia-modelopt[onnx]", "nncf", "pillow", "torch==2.13.0")
 _DIGITS = 6
 
 
@@ -58,16 +68,18 @@ def write_feeds(path: Path, feeds: Iterable[Mapping[str, np.ndarray]]) -> None:
 
 
 def quantize(
-    python: Path, tool: str, method: str, model: Path, feeds: Path, out: Path, memory: int | None = None
-) -> Cost:
+    python: Path, tool: str, method: str, model: Path, feeds: Path, out: Path, case: Path | None = None,
+    memory: int | None = None,
+) -> Cost:  # fmt: skip
     """Quantize ``model`` to ``out`` in a process of its own; weights per channel, activations symmetric, all int8.
 
     Args:
         python: from ``peer_python``.
         feeds: from ``write_feeds``.
+        case: the ``case.py`` of the model, see ``accuracy.py``; for accuracy control.
         memory: bytes of address space it may take.
     """
-    return timed([str(python), __file__, tool, method, str(model), str(feeds), str(out)], memory)
+    return timed([str(python), __file__, tool, method, str(model), str(feeds), str(out), str(case or "")], memory)
 
 
 def timed(command: list[str], memory: int | None = None) -> Cost:
@@ -97,12 +109,12 @@ class Reader:
         return next(self._feeds, None)
 
     def get_first(self) -> dict[str, np.ndarray]:
-        return next(self._walk())
+        return next(self.walk())
 
     def rewind(self) -> None:
-        self._feeds = self._walk()
+        self._feeds = self.walk()
 
-    def _walk(self) -> Iterator[dict[str, np.ndarray]]:
+    def walk(self) -> Iterator[dict[str, np.ndarray]]:
         names: dict[str, list[str]] = {}
         for key in self._archive.files:
             names.setdefault(key[:_DIGITS], []).append(key)
@@ -110,21 +122,56 @@ class Reader:
             yield {key[_DIGITS + 1 :]: self._archive[key] for key in keys}
 
 
-def _modelopt(method: str, model: Path, feeds: Path, out: Path) -> None:
+def _modelopt(method: str, model: Path, feeds: Path, out: Path, case: Path) -> None:
     from modelopt.onnx.quantization import quantize
 
     quantize(
         str(model),
         quantize_mode="int8",
         calibration_data_reader=Reader(feeds),
-        calibration_method=method,
+        calibration_method="entropy" if method == "autotune" else method,
+        autotune=method == "autotune",
         calibration_eps=["cpu"],
         high_precision_dtype="fp32",
         output_path=str(out),
     )
 
 
-def _onnxruntime(method: str, model: Path, feeds: Path, out: Path) -> None:
+def _nncf(method: str, model: Path, feeds: Path, out: Path, case: Path) -> None:
+    import nncf
+    import onnx
+
+    loaded = onnx.load(model)
+    every = list(Reader(feeds).walk())
+    data, preset = nncf.Dataset(every), nncf.QuantizationPreset.PERFORMANCE  # symmetric, as all others
+    if method == "symmetric":
+        quantized = nncf.quantize(loaded, data, preset=preset, subset_size=len(every))
+    else:
+        quantized = nncf.quantize_with_accuracy_control(
+            loaded, data, data, lambda proto, _: (_metric(proto, case), None),
+            max_drop=_MOST_LOST, preset=preset, subset_size=len(every),
+        )  # fmt: skip
+    onnx.save(quantized, out)
+
+
+def _metric(proto: Any, case: Path) -> float:
+    """The metric of a case on its first samples; ``proto`` is an ``onnx.ModelProto``."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ as written
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    inputs = {each.name for each in session.get_inputs()}
+
+    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {name: feed[name] for name in inputs}), strict=True))
+
+    found = runpy.run_path(str(case))["evaluate"](run, _CONTROLLED)
+    return float(next(iter(found.values())))
+
+
+def _onnxruntime(method: str, model: Path, feeds: Path, out: Path, case: Path) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     named = {"entropy": "Entropy", "minmax": "MinMax", "percentile": "Percentile"}[method]
@@ -145,9 +192,9 @@ def main() -> int:
     if len(sys.argv) == 2:
         print(peer_python(Path(sys.argv[1])))
         return 0
-    tool, method, model, feeds, out = sys.argv[1:]
-    run = {"modelopt": _modelopt, "onnxruntime": _onnxruntime}[tool]
-    run(method, Path(model), Path(feeds), Path(out))
+    tool, method, model, feeds, out, case = sys.argv[1:]
+    run = {"modelopt": _modelopt, "nncf": _nncf, "onnxruntime": _onnxruntime}[tool]
+    run(method, Path(model), Path(feeds), Path(out), Path(case))
     return 0
 
 
