@@ -38,7 +38,7 @@ def loaded(proto: onnx.ModelProto) -> ir.Model:
 def test_what_the_plug_in_reads_becomes_an_output(op, domain):
     cut = loaded(with_plugin(op, domain))
     assert cut_plugins(cut) == (f"pick ({op})",)
-    assert [value.name for value in cut.graph.outputs] == ["side", "p/input_0", "p/input_1"]
+    assert [value.name for value in cut.graph.outputs] == ["side", "p/input_0", "p/input_1", "p/input_2"]
     assert {node.op_type for node in cut.graph} == {"MatMul", "Relu", "Neg", "Identity"}
 
 
@@ -85,4 +85,30 @@ def test_the_reference_runner_runs_what_comes_before(tmp_path):
         found = runner.infer({"x": x})
     np.testing.assert_allclose(found["p/input_0"], a, rtol=1e-5)
     np.testing.assert_allclose(found["side"], -np.maximum(a, 0), rtol=1e-5)
-    assert list(found) == ["side", "p/input_0", "p/input_1"]
+    assert list(found) == ["side", "p/input_0", "p/input_1", "p/input_2"]
+    assert found["p/input_2"] == 2
+
+
+def test_a_constant_operand_is_an_output_in_every_form():
+    """As an initializer, by a Constant, and computed from sizes that are known."""
+    forms = [
+        "(float[1,4] x) => (float[1,4] y) { b = Relu(x) k = Identity(c) y = Foo(b, k) }",
+        "(float[1,4] x) => (float[1,4] y) { b = Relu(x) k = Constant<value_float=2.0>() y = Foo(b, k) }",
+        "(float[1,4] x) => (float[1,4] y) { b = Relu(x) y = Foo(b, c) }",
+        "(float[1,4] x) => (float[1,4] y) { b = Relu(x) s = Shape(x) k = Cast<to=1>(s) y = Foo(b, k) }",
+    ]
+    for form in forms:
+        proto = model(form, opset=18, c=np.float32(2))
+        [node] = [node for node in proto.graph.node if node.op_type == "Foo"]
+        node.op_type = "Pick_TRT"
+        cut = loaded(proto)
+        assert cut_plugins(cut)
+        assert [value.name for value in cut.graph.outputs] == ["y/input_0", "y/input_1"]
+
+
+def test_a_plug_in_that_nothing_reads_is_dropped():
+    proto = model("(float[1,4] x) => (float[1,4] y) { y = Relu(x) z = Foo(y) }", opset=18)
+    proto.graph.node[1].op_type = "Pick_TRT"
+    cut = loaded(proto)
+    assert len(cut_plugins(cut)) == 1
+    assert [value.name for value in cut.graph.outputs] == ["y"]

@@ -23,15 +23,19 @@ def plugin_nodes(model: ir.Model) -> tuple[ir.Node, ...]:
 def cut_plugins(model: ir.Model) -> tuple[str, ...]:
     """Leave out, in place, every plug-in node and what depends on it; what the first plug-ins would read becomes an
     output, ``RESULT/input_N``, after the first result of the plug-in, or of the If or loop that it is in. These names
-    are the same in every form of a graph.
+    are the same in every form of a graph; so constants are outputs, too: another form may compute them.
 
     Returns:
         The plug-in nodes with their operators, in words; nothing where the graph has none, and stays as it is, or where
         nothing of it would be left.
     """
+    words = tuple(f"{node_label(node)} ({node.op_type})" for node in plugin_nodes(model))
+    if not words:
+        return ()
+    ir.passes.common.RemoveUnusedNodesPass()(model)  # what nothing reads is in no other form
     plugins = plugin_nodes(model)
     if not plugins:
-        return ()
+        return words
     graph, fresh = model.graph, FreshNames(model)
     heads = [node for node in graph if any(inner in plugins for inner in _within(node))]
     lost: set[ir.Node] = set(heads)
@@ -43,10 +47,14 @@ def cut_plugins(model: ir.Model) -> tuple[str, ...]:
     for node in heads:
         for index, value in enumerate(_reads(node)):
             maker = value.producer()
-            if maker is None or maker.graph is not graph or maker in lost:
+            if value.graph is not graph or value.is_graph_input() or maker in lost:
                 continue
             seam = ir.val(fresh(f"{result_of(node)}/input_{index}"), value.dtype, value.shape)
-            graph.insert_after(maker, [ir.node("Identity", [value], outputs=[seam], name=seam.name)])
+            copy = ir.node("Identity", [value], outputs=[seam], name=seam.name)
+            if maker is None:
+                graph.insert_before(node, [copy])
+            else:
+                graph.insert_after(maker, [copy])
             seams.append(seam)
     if not kept and not seams:
         return ()
@@ -54,7 +62,7 @@ def cut_plugins(model: ir.Model) -> tuple[str, ...]:
     graph.outputs.extend([*kept, *seams])
     graph.remove([node for node in graph if node in lost], safe=True)
     ir.passes.common.RemoveUnusedNodesPass()(model)
-    return tuple(f"{node_label(node)} ({node.op_type})" for node in plugins)
+    return words
 
 
 def _within(node: ir.Node) -> Iterator[ir.Node]:
