@@ -110,6 +110,9 @@ def call_of(module: torch.nn.Module, example: Example | None, request: TorchRequ
     """The call with the user's example inputs, repeated along dynamic axes; or with the first sample of the data, or
     with zeros of the opt shapes.
 
+    Every tensor has memory of its own, although the user may give one twice, a view of another, or a weight:
+    torch.export takes tensors that share memory for one, and the others would be inputs that nothing reads.
+
     Raises:
         InputError: examples are missing, too many, of the wrong kind, or do not fit the shapes.
     """
@@ -134,7 +137,7 @@ def call_of(module: torch.nn.Module, example: Example | None, request: TorchRequ
     stretched = [
         _stretch(name, tensor, request.shapes.get(name)) for name, tensor in zip(public, call.tensors, strict=True)
     ]
-    return call.with_tensors(stretched)
+    return call.with_tensors(stretched).with_copies()
 
 
 def bound(module: torch.nn.Module, example: Example) -> Call:
