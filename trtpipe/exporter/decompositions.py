@@ -21,6 +21,11 @@ def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     """The program, without forms of operators that have no translation."""
     if not any(_needs_help(node) for node in program.graph.nodes):
         return program
+    return functional(program)
+
+
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program in operators that write nothing: new values of buffers are outputs of its graph."""
     found: torch.export.ExportedProgram = program.run_decompositions(dict(_TABLE))
     return found
 

@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trtpipe.errors import StageError
 from trtpipe.exporter.calling import Call, Tensors
+from trtpipe.exporter.decompositions import functional
 from trtpipe.exporter.loading import torch
 from trtpipe.exporter.places import Place, place_of_frame
+from trtpipe.exporter.refusals import Failure, export_error
 from trtpipe.exporter.structure import leaves_of, mapped, tensors_in
 
 if TYPE_CHECKING:
@@ -121,13 +123,31 @@ def refuse_state(module: torch.nn.Module, program: torch.export.ExportedProgram,
     if not written:
         return
     try:
-        functional = program.run_decompositions({})
+        found = functional(program)
     except RuntimeError as error:  # torch has no graph for a tensor that is written and no buffer
         raise _state_error(module, written) from error
-    read = _read_by_outputs(functional)
+    read = _read_by_outputs(found)
     held = [name for name in written if f"{Tensors.INNER}.{name}" in read]
     if held:
         raise _state_error(module, held)
+
+
+def refuse_saved_state(program: torch.export.ExportedProgram) -> None:
+    """Raise StageError if outputs of a program that came exported depend on what lay in a buffer that it writes."""
+    if not program.graph_signature.buffers_to_mutate and not any(map(_writes, program.graph.nodes)):
+        return
+    try:
+        found = functional(program)
+    except Exception as error:
+        raise export_error("the program", Failure(None, error)) from error
+    read = _read_by_outputs(found)
+    held = [name for name in found.graph_signature.buffers_to_mutate.values() if name in read]
+    if held:
+        raise _kept_error("the program", {**program.constants, **program.state_dict}, held)
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _read_by_outputs(program: torch.export.ExportedProgram) -> set[str]:
@@ -150,7 +170,7 @@ def _read_by_outputs(program: torch.export.ExportedProgram) -> set[str]:
 def _overwritten(node: torch.fx.Node) -> object:
     """The input of which an operator takes the shape alone."""
     aten = torch.ops.aten
-    alike = (aten.copy, aten.fill, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like)
+    alike = (aten.copy, aten.fill, aten.zero, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like)
     packet = getattr(node.target, "overloadpacket", None)
     if packet in alike:
         return node.args[0]
@@ -178,13 +198,18 @@ def random_error(what: str, places: Mapping[str, Place | None]) -> StageError:
 
 
 def _state_error(module: torch.nn.Module, written: Sequence[str]) -> StageError:
-    values = {name: _value(owner[key]) for name, owner, key in _owners(module)}
-    found = [f"{name} ({values[name]})" if values.get(name) else name for name in written]
+    values = {name: owner[key] for name, owner, key in _owners(module)}
+    return _kept_error(f"{type(module).__name__}.forward", values, written)
+
+
+def _kept_error(what: str, values: Mapping[str, object], written: Sequence[str]) -> StageError:
+    shapes = {name: _value(values[name]) for name in written if name in values}
+    found = [f"{name} ({shapes[name]})" if shapes.get(name) else name for name in written]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     names = ", ".join(name.rpartition(".")[2] for name in written[:_NAMED])
     return StageError(
-        f"{type(module).__name__}.forward keeps state between calls: it writes {', '.join(found[:_NAMED])}{more}, and "
-        "its outputs depend on what was there; an engine forgets everything between calls",
+        f"{what} keeps state between calls: it writes {', '.join(found[:_NAMED])}{more}, and its outputs "
+        "depend on what was there; an engine forgets everything between calls",
         f"make the state inputs and outputs: forward(..., {names}) takes the old values and returns the new ones "
         "beside its result; or set the state anew at the start of forward",
     )

@@ -35,7 +35,7 @@ from trtpipe.exporter.places import place_of_error
 from trtpipe.exporter.refusals import Failure, export_error, refuse_scripted
 from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
 from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
-from trtpipe.exporter.state import copied, random_error, refuse_state, restored, run_stateless
+from trtpipe.exporter.state import copied, random_error, refuse_saved_state, refuse_state, restored, run_stateless
 from trtpipe.exporter.structure import dotted, tensors_in
 from trtpipe.isolation.file_tracking import FileTracker
 from trtpipe.isolation.worker import Report
@@ -186,6 +186,7 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
     """
     if isinstance(module, torch.export.ExportedProgram):
         with exporting(None):
+            refuse_saved_state(module)
             call, result = saved_call(module), saved_result(module)
             outputs = output_names(result, call.names)
             return Exported(of_tensors(module), call.names, outputs, "the program", notes=_notes(call, result))
