@@ -32,6 +32,8 @@ _INTERNAL = frozenset(vars(torch.nn.Module()))
 #: Relative to the largest magnitude: what other orders of sums may do to the same call.
 _SAME = 1e-4
 _NAMED = 6
+#: What code may raise that meets values it was not made for.
+OF_VALUES = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def restored(module: torch.nn.Module) -> Iterator[None]:
     A module that registers hooks when it is first called remembers in an attribute that it did, so that one is not
     undone without the other.
     """
-    slots = {name: _slot(owner, key) for name, owner, key in _owners(module)}
+    slots = {name: _slot(owner, key) for name, owner, key in owners_in(module)}
     owners = [(owner, set(owner)) for owner in _spaces(module)]
     hooks = [(registry, dict(registry)) for registry in _hooks(module)]
     try:
@@ -101,9 +103,9 @@ def run_stateless(module: torch.nn.Module, call: Callable[[], Call]) -> tuple[ob
     before = _written_marks(module)
     second = call().run(module)
     written = [name for name, mark in _written_marks(module).items() if before.get(name) != mark]
-    if _same(first, second):
+    if same_result(first, second):
         held = [name for name in written if name in _slots_with_tensors(module)]
-        if not held or _same(first, _run_disturbed(module, call(), held)):
+        if not held or same_result(first, _run_disturbed(module, call(), held)):
             return first, tuple(written)
         raise _state_error(module, written)
     if written:
@@ -198,7 +200,7 @@ def random_error(what: str, places: Mapping[str, Place | None]) -> StageError:
 
 
 def _state_error(module: torch.nn.Module, written: Sequence[str]) -> StageError:
-    values = {name: owner[key] for name, owner, key in _owners(module)}
+    values = {name: owner[key] for name, owner, key in owners_in(module)}
     return _kept_error(f"{type(module).__name__}.forward", values, written)
 
 
@@ -232,7 +234,7 @@ def _hooks(module: torch.nn.Module) -> Iterator[dict[int, Any]]:
         yield from (part.__dict__[key] for key in _INTERNAL if "_hooks" in key and key in part.__dict__)
 
 
-def _owners(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
+def owners_in(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Name, dict and key of every buffer and of every attribute that may hold state."""
     for path, part in module.named_modules():
         prefix = f"{path}." if path else ""
@@ -255,13 +257,13 @@ def _slot(owner: dict[str, Any], key: str) -> _Slot:
 
 
 def _slots_with_tensors(module: torch.nn.Module) -> set[str]:
-    return {name for name, owner, key in _owners(module) if tensors_in(owner[key])}
+    return {name for name, owner, key in owners_in(module) if tensors_in(owner[key])}
 
 
 def _written_marks(module: torch.nn.Module) -> dict[str, object]:
     """Of every slot what changes when it is written: identities and version counters of tensors, values of numbers."""
     marks: dict[str, object] = {}
-    for name, owner, key in _owners(module):
+    for name, owner, key in owners_in(module):
         marks[name] = [(leaf.path, *_mark(leaf.value)) for leaf in leaves_of(owner[key])]
     for name, parameter in module.named_parameters():
         marks[name] = _mark(parameter)
@@ -290,12 +292,12 @@ class _Held:
 
 def _run_disturbed(module: torch.nn.Module, call: Call, names: list[str]) -> object:
     """What the module returns where other values lie in the slots that it writes; ``None`` where it fails."""
-    before = {name: (owner, key, owner[key]) for name, owner, key in _owners(module) if name in names}
+    before = {name: (owner, key, owner[key]) for name, owner, key in owners_in(module) if name in names}
     for owner, key, value in before.values():
         owner[key] = mapped(value, _disturbed)
     try:
         return call.run(module)
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError):  # of other values
+    except OF_VALUES:
         return None
     finally:
         for owner, key, value in before.values():
@@ -310,7 +312,8 @@ def _disturbed(leaf: object) -> object:
     return ~leaf if leaf.dtype == torch.bool else leaf + 1
 
 
-def _same(a: object, b: object) -> bool:
+def same_result(a: object, b: object) -> bool:
+    """Whether two results of a module have the same tensors, but for the order of sums."""
     mine, theirs = tensors_in(a), tensors_in(b)
     return len(mine) == len(theirs) and all(_close(x, y) for x, y in zip(mine, theirs, strict=True))
 

@@ -31,11 +31,19 @@ from trtpipe.exporter.naming import (
     separate_outputs,
 )
 from trtpipe.exporter.node_names import keep_lines_alone, name_nodes
+from trtpipe.exporter.outside_state import refuse_outside_state
 from trtpipe.exporter.places import place_of_error
 from trtpipe.exporter.refusals import Failure, export_error, refuse_scripted
 from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
 from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
-from trtpipe.exporter.state import copied, random_error, refuse_saved_state, refuse_state, restored, run_stateless
+from trtpipe.exporter.state import (
+    copied,
+    random_error,
+    refuse_saved_state,
+    refuse_state,
+    restored,
+    run_stateless,
+)
 from trtpipe.exporter.structure import dotted, tensors_in
 from trtpipe.isolation.file_tracking import FileTracker
 from trtpipe.isolation.worker import Report
@@ -203,8 +211,10 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
         reference = tensors_in(result)
         if not reference:
             raise InputError(f"{what}.forward returns no tensors", "return at least one tensor")
-        program = _program(module, call, request)
+        with restored(module):
+            program = _program(module, call, request)
         refuse_state(module, program, written)
+        refuse_outside_state(module, program, call.with_copies, result)
     names, notes = output_names(result, call.names), (*_notes(call, result), *_written_notes(prepared))
     return Exported(program, call.names, names, what, call.tensors, reference, module, Tensors.INNER, notes)
 
