@@ -22,7 +22,7 @@ from trtpipe.exporter.calling import (
     output_names,
 )
 from trtpipe.exporter.context import exporting
-from trtpipe.exporter.decompositions import decomposed
+from trtpipe.exporter.decompositions import batch_notes, decomposed
 from trtpipe.exporter.loading import Example, load_program, torch, unwrapped
 from trtpipe.exporter.naming import (
     check_dynamic,
@@ -197,7 +197,8 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
             refuse_saved_state(module)
             call, result = saved_call(module), saved_result(module)
             outputs = output_names(result, call.names)
-            return Exported(of_tensors(module), call.names, outputs, "the program", notes=_notes(call, result))
+            notes = (*_notes(call, result), *batch_notes(module))
+            return Exported(of_tensors(module), call.names, outputs, "the program", notes=notes)
     module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
@@ -215,7 +216,8 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
             program = _program(module, call, request)
         refuse_state(module, program, written)
         refuse_outside_state(module, program, call.with_copies, result)
-    names, notes = output_names(result, call.names), (*_notes(call, result), *_written_notes(prepared))
+    names = output_names(result, call.names)
+    notes = (*_notes(call, result), *_written_notes(prepared), *batch_notes(program))
     return Exported(program, call.names, names, what, call.tensors, reference, module, Tensors.INNER, notes)
 
 
