@@ -49,8 +49,8 @@ def batch_notes(program: torch.export.ExportedProgram) -> tuple[str, ...]:
         return ()
     place = place_of_trace(traces[0])
     return (
-        f"{len(traces)} batch normalizations use the statistics of the batch, so that samples of one batch depend on "
-        f"each other{f' ({place})' if place is not None else ''}",
+        f"samples of one batch depend on each other: {len(traces)} x batch normalization by the statistics of the batch"
+        f"{f' (first in {place})' if place is not None else ''}",
     )
 
 

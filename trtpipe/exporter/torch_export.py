@@ -19,6 +19,7 @@ from trtpipe.exporter.calling import (
     call_of_tensors,
     dynamic_axes,
     left_out,
+    numbered_outputs,
     output_names,
 )
 from trtpipe.exporter.context import exporting
@@ -197,7 +198,7 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
             refuse_saved_state(module)
             call, result = saved_call(module), saved_result(module)
             outputs = output_names(result, call.names)
-            notes = (*_notes(call, result), *batch_notes(module))
+            notes = (*_notes(call, result, outputs, request), *batch_notes(module))
             return Exported(of_tensors(module), call.names, outputs, "the program", notes=notes)
     module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
@@ -217,7 +218,7 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
         refuse_state(module, program, written)
         refuse_outside_state(module, program, call.with_copies, result)
     names = output_names(result, call.names)
-    notes = (*_notes(call, result), *_written_notes(prepared), *batch_notes(program))
+    notes = (*_notes(call, result, names, request), *_written_notes(prepared), *batch_notes(program))
     return Exported(program, call.names, names, what, call.tensors, reference, module, Tensors.INNER, notes)
 
 
@@ -229,11 +230,16 @@ def example_of(module: object, given: object | None) -> Example | None:
     return Example.of(module, given)
 
 
-def _notes(call: Call, result: object) -> tuple[str, ...]:
-    """What of the interface becomes a constant or is left out."""
+def _notes(call: Call, result: object, outputs: Sequence[str], request: TorchRequest) -> tuple[str, ...]:
+    """What of the interface becomes a constant, is left out, or is called otherwise than in the module."""
     fixed = [f"argument {text} is a constant of the model" for text in call.constants()]
     missing = [(dotted(leaf.path), type(leaf.value).__name__) for leaf in left_out(result)]
-    return (*fixed, *(f"output {path} is left out: it is no tensor but a {kind}" for path, kind in missing))
+    renamed = () if request.output_names else numbered_outputs(result, outputs)
+    return (
+        *fixed,
+        *(f"output {path} is left out: it is no tensor but a {kind}" for path, kind in missing),
+        *(f"output {path} is called {name}: another input or output has its name" for path, name in renamed),
+    )
 
 
 def _written_notes(call: Call) -> tuple[str, ...]:
