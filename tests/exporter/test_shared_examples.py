@@ -56,3 +56,10 @@ def test_all_inputs_are_read(name, workdir):
     fresh = [torch.randn(*(dim.dim_value for dim in value.type.tensor_type.shape.dim)) for value in proto.graph.input]
     wanted = Stereo.forward(module, {"left": fresh[0], "right": fresh[1:]}) if name == "structures" else module(*fresh)
     assert_computes(proto, fresh, wanted)
+
+
+def test_a_program_that_was_exported_so_gives_a_note(workdir):
+    _, record = export(torch.export.export(Difference(), (X, X)), None, workdir)
+    assert [note.partition(";")[0] for note in record.notes] == ["the program does not read input a"]
+    _, record = export(torch.export.export(Difference(), (X, X.clone())), None, workdir)
+    assert record.notes == ()

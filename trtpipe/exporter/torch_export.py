@@ -36,7 +36,7 @@ from trtpipe.exporter.outside_state import refuse_outside_state
 from trtpipe.exporter.places import place_of_error
 from trtpipe.exporter.refusals import Failure, export_error, refuse_scripted
 from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
-from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
+from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result, unread_notes
 from trtpipe.exporter.state import (
     copied,
     random_error,
@@ -198,7 +198,7 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
             refuse_saved_state(module)
             call, result = saved_call(module), saved_result(module)
             outputs = output_names(result, call.names)
-            notes = (*_notes(call, result, outputs, request), *batch_notes(module))
+            notes = (*_notes(call, result, outputs, request), *unread_notes(module, call.names), *batch_notes(module))
             return Exported(of_tensors(module), call.names, outputs, "the program", notes=notes)
     module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
