@@ -163,6 +163,35 @@ class TestNames:
         assert output_names((X, [Y, {"a": X}])) == ("output", "output_1", "output_2")
         assert output_names({"a": (X, Y)}) == ("a.0", "a.1")
 
+    def test_any_dict_names_outputs_by_its_keys(self):
+        assert output_names({"a": X, 0: Y, (1, 2): X}) == ("a", "0", "(1, 2)")
+
+    @pytest.mark.parametrize(
+        ("result", "inputs", "names"),
+        [
+            ({"a.b": X, "a": {"b": Y}}, (), ("a.b", "a.b_1")),
+            ({"a.b": X, "a": {"b": Y}, "a.b_1": X}, (), ("a.b", "a.b_2", "a.b_1")),
+            ({"x": X, "x_out": Y}, ("x",), ("x_out", "x_out_1")),
+            ({"x": X}, ("x", "x_out"), ("x_out_1",)),
+            ({0: X, "0": Y}, (), ("0", "0_1")),
+        ],
+    )
+    def test_names_that_are_taken_get_a_number(self, result, inputs, names):
+        assert output_names(result, inputs) == names
+
+    def test_notes_say_what_got_a_number(self, workdir):
+        class Ambiguous(nn.Module):
+            def forward(self, x):
+                return {"x": x, "a.b": x + 1, "a": {"b": x + 2}, 0: x + 3}
+
+        proto, record = export(Ambiguous(), (X,), workdir)
+        assert outputs_of(proto) == ["x_out", "a.b", "a.b_1", "0"]
+        assert record.notes == ("output a.b is called a.b_1: another input or output has its name",)
+        assert_computes(proto, [Y], Ambiguous()(Y))
+        names = ("a", "b", "c", "d")
+        proto, record = export(Ambiguous(), (X,), workdir, output_names=names)
+        assert (outputs_of(proto), record.notes) == (list(names), ())
+
     def test_arguments_without_names_of_their_own(self, workdir):
         class Sum(nn.Module):
             def forward(self, *parts):

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from torch_exports import assert_computes, export, inputs_of, outputs_of  # noqa: E402
 
+from trtpipe.errors import StageError  # noqa: E402
 from trtpipe.exporter.torch_export import run_module  # noqa: E402
 
 nn = torch.nn
@@ -55,3 +56,38 @@ def test_pytorchs_own_outputs_for_feeds(case):
     wanted = Net()(*args, **kwargs)
     np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-6)
     np.testing.assert_allclose(found["parts.0"], wanted["parts"][0], rtol=1e-6)
+
+
+class Average(nn.Module):
+    """A running mean, of which the outputs depend on the old value; or on the new one alone."""
+
+    def __init__(self, forget: bool):
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("count", torch.zeros(1), persistent=False)
+        self.forget = forget
+
+    def forward(self, x):
+        self.count += 1
+        self.inner.mean.mul_(0.5) if not self.forget else self.inner.mean.zero_()
+        self.inner.mean.add_(x.mean(0))
+        return x - self.inner.mean
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's, of its own functional program
+@pytest.mark.parametrize("functional", [False, True])
+def test_state_is_refused_by_name(functional, workdir):
+    program = torch.export.export(Average(forget=False).eval(), (X,))
+    program = program.run_decompositions({}) if functional else program
+    torch.export.save(program, workdir / "net.pt2")
+    with pytest.raises(StageError, match="keeps state between calls") as caught:
+        export(torch.export.load(workdir / "net.pt2"), None, workdir)
+    assert " inner.mean (float32[4])" in caught.value.message
+    assert "count" not in caught.value.message
+
+
+def test_what_is_written_and_not_read_is_no_state(workdir):
+    module = Average(forget=True).eval()
+    proto, _ = export(torch.export.export(module, (X,)), None, workdir)
+    assert_computes(proto, [Y], module(Y))

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import takewhile
+from itertools import count, takewhile
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,9 @@ def call_of(module: torch.nn.Module, example: Example | None, request: TorchRequ
     """The call with the user's example inputs, repeated along dynamic axes; or with the first sample of the data, or
     with zeros of the opt shapes.
 
+    Every tensor has memory of its own, although the user may give one twice, a view of another, or a weight:
+    torch.export takes tensors that share memory for one, and the others would be inputs that nothing reads.
+
     Raises:
         InputError: examples are missing, too many, of the wrong kind, or do not fit the shapes.
     """
@@ -134,7 +137,7 @@ def call_of(module: torch.nn.Module, example: Example | None, request: TorchRequ
     stretched = [
         _stretch(name, tensor, request.shapes.get(name)) for name, tensor in zip(public, call.tensors, strict=True)
     ]
-    return call.with_tensors(stretched)
+    return call.with_tensors(stretched).with_copies()
 
 
 def bound(module: torch.nn.Module, example: Example) -> Call:
@@ -246,13 +249,33 @@ def output_names(result: object, inputs: Collection[str] = ()) -> tuple[str, ...
     """Names of the tensors in what ``forward`` returns.
 
     Keys of dicts and fields, joined by dots (``heads.cls``); ``output``, ``output_1`` below a tuple or list. What has
-    the name of an input, as a state that is updated does, gets ``_out`` behind it.
+    the name of an input, as a state that is updated does, gets ``_out`` behind it; what still has the name of an input
+    or of an output before it (``{"a.b": x, "a": {"b": y}}``) gets a number.
     """
-    found = tensors_of(result)
-    if has_names(result):
-        names = [dotted(leaf.path) for leaf in found]
-        return tuple(f"{name}_out" if name in inputs else name for name in names)
-    return tuple("output" if index == 0 else f"output_{index}" for index in range(len(found)))
+    paths = _output_paths(result)
+    if paths is None:
+        return tuple("output" if index == 0 else f"output_{index}" for index in range(len(tensors_of(result))))
+    wanted = [f"{path}_out" if path in inputs else path for path in paths]
+    names: list[str] = []
+    for name in wanted:
+        known = {*inputs, *names}
+        numbered = (f"{name}_{number}" for number in count(1))
+        names.append(name if name not in known else next(new for new in numbered if new not in {*known, *wanted}))
+    return tuple(names)
+
+
+def numbered_outputs(result: object, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Path and name of the outputs that ``output_names`` gave a number, because the name was taken."""
+    paths = _output_paths(result) or names
+    pairs = zip(paths, names, strict=True)
+    return tuple((path, name) for path, name in pairs if name not in (path, f"{path}_out"))
+
+
+def _output_paths(result: object) -> list[str] | None:
+    """The paths of the tensors in a result whose parts have names; ``None`` for a tuple, a list or a tensor."""
+    if not isinstance(result, Mapping) and not has_names(result):
+        return None
+    return [dotted(leaf.path) for leaf in tensors_of(result)]
 
 
 def left_out(result: object) -> tuple[Leaf, ...]:

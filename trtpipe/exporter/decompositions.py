@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.exporter.loading import torch
+from trtpipe.exporter.places import place_of_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +22,11 @@ def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     """The program, without forms of operators that have no translation."""
     if not any(_needs_help(node) for node in program.graph.nodes):
         return program
+    return functional(program)
+
+
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program in operators that write nothing: new values of buffers are outputs of its graph."""
     found: torch.export.ExportedProgram = program.run_decompositions(dict(_TABLE))
     return found
 
@@ -30,8 +36,29 @@ def _needs_help(node: torch.fx.Node) -> bool:
         return False
     if node.target is _ATEN.scaled_dot_product_attention.default:
         return len(node.all_input_nodes[0].meta["val"].shape) != 4
+    if "batch_norm" in str(node.target):
+        return _uses_batch(node)
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_complex()
+
+
+def batch_notes(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """Where the program normalizes by the statistics of the batch."""
+    traces = [node.meta.get("stack_trace", "") for node in program.graph.nodes if _uses_batch(node)]
+    if not traces:
+        return ()
+    place = place_of_trace(traces[0])
+    return (
+        f"samples of one batch depend on each other: {len(traces)} x batch normalization by the statistics of the batch"
+        f"{f' (first in {place})' if place is not None else ''}",
+    )
+
+
+def _uses_batch(node: torch.fx.Node) -> bool:
+    """Whether it normalizes by mean and variance of the batch, not by those of the training."""
+    if node.target in (_ATEN.batch_norm.default, _ATEN._native_batch_norm_legit_functional.default):
+        return bool(node.args[5])
+    return node.target is _ATEN._native_batch_norm_legit.no_stats
 
 
 def _attention(
@@ -129,8 +156,65 @@ def _product(product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], a: t
     return torch.view_as_complex(torch.stack((real, imaginary), -1))
 
 
+def _batch_norm(
+    value: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor | None,
+    variance: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Any:
+    """Batch normalization by statistics of the batch, which engines have no operator for."""
+    return _normalized(value, weight, bias, eps)[0] if training else NotImplemented
+
+
+def _batch_norm_functional(
+    value: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """The same as programs write it that were exported and decomposed; new running statistics are not needed."""
+    return (*_normalized(value, weight, bias, eps), mean, variance) if training else NotImplemented
+
+
+def _batch_norm_alone(
+    value: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    return _normalized(value, weight, bias, eps)
+
+
+def _normalized(
+    value: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The normalized batch, the mean, and the inverse of the standard deviation."""
+    axes = [axis for axis in range(value.dim()) if axis != 1]
+    shape = [-1 if axis == 1 else 1 for axis in range(value.dim())]
+    mean = value.mean(axes, keepdim=True)
+    centered = value - mean
+    scale = torch.rsqrt((centered * centered).mean(axes, keepdim=True) + eps)
+    result = centered * scale
+    result = result if weight is None else result * weight.reshape(shape)
+    return result if bias is None else result + bias.reshape(shape), mean.flatten(), scale.flatten()
+
+
 _TABLE = MappingProxyType(
     {
+        _ATEN.batch_norm.default: _batch_norm,
+        _ATEN._native_batch_norm_legit_functional.default: _batch_norm_functional,
+        _ATEN._native_batch_norm_legit.no_stats: _batch_norm_alone,
         _ATEN.scaled_dot_product_attention.default: _attention,
         _ATEN.zeros_like.default: _zeros_like,
         _ATEN.zeros.default: _zeros,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 
 from trtpipe.exporter.calling import Call
 from trtpipe.exporter.loading import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def saved_call(program: torch.export.ExportedProgram) -> Call:
@@ -25,6 +28,23 @@ def saved_result(program: torch.export.ExportedProgram) -> object:
     """What a program returns; empty tensors stand for the tensors in it."""
     specs = [spec.arg for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
     return torch.utils._pytree.tree_unflatten([_stand_in(arg) for arg in specs], program.call_spec.out_spec)
+
+
+def unread_notes(program: torch.export.ExportedProgram, names: Sequence[str]) -> tuple[str, ...]:
+    """Of the inputs that a program does not read.
+
+    Args:
+        names: of the tensors that it takes, in order.
+    """
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    tensors = [spec.arg.name for spec in specs if isinstance(spec.arg, TensorArgument)]
+    used = {node.name for node in program.graph.find_nodes(op="placeholder") if node.users}
+    return tuple(
+        f"the program does not read input {name}; if it was exported with one tensor for two inputs, torch.export took "
+        "them for one: export it with copies"
+        for name, tensor in zip(names, tensors, strict=True)
+        if tensor not in used
+    )
 
 
 def of_tensors(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

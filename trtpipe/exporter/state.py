@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trtpipe.errors import StageError
 from trtpipe.exporter.calling import Call, Tensors
+from trtpipe.exporter.decompositions import functional
 from trtpipe.exporter.loading import torch
 from trtpipe.exporter.places import Place, place_of_frame
+from trtpipe.exporter.refusals import Failure, export_error
 from trtpipe.exporter.structure import leaves_of, mapped, tensors_in
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ _INTERNAL = frozenset(vars(torch.nn.Module()))
 #: Relative to the largest magnitude: what other orders of sums may do to the same call.
 _SAME = 1e-4
 _NAMED = 6
+#: What code may raise that meets values it was not made for.
+OF_VALUES = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def restored(module: torch.nn.Module) -> Iterator[None]:
     A module that registers hooks when it is first called remembers in an attribute that it did, so that one is not
     undone without the other.
     """
-    slots = {name: _slot(owner, key) for name, owner, key in _owners(module)}
+    slots = {name: _slot(owner, key) for name, owner, key in owners_in(module)}
     owners = [(owner, set(owner)) for owner in _spaces(module)]
     hooks = [(registry, dict(registry)) for registry in _hooks(module)]
     try:
@@ -99,9 +103,9 @@ def run_stateless(module: torch.nn.Module, call: Callable[[], Call]) -> tuple[ob
     before = _written_marks(module)
     second = call().run(module)
     written = [name for name, mark in _written_marks(module).items() if before.get(name) != mark]
-    if _same(first, second):
+    if same_result(first, second):
         held = [name for name in written if name in _slots_with_tensors(module)]
-        if not held or _same(first, _run_disturbed(module, call(), held)):
+        if not held or same_result(first, _run_disturbed(module, call(), held)):
             return first, tuple(written)
         raise _state_error(module, written)
     if written:
@@ -121,13 +125,31 @@ def refuse_state(module: torch.nn.Module, program: torch.export.ExportedProgram,
     if not written:
         return
     try:
-        functional = program.run_decompositions({})
+        found = functional(program)
     except RuntimeError as error:  # torch has no graph for a tensor that is written and no buffer
         raise _state_error(module, written) from error
-    read = _read_by_outputs(functional)
+    read = _read_by_outputs(found)
     held = [name for name in written if f"{Tensors.INNER}.{name}" in read]
     if held:
         raise _state_error(module, held)
+
+
+def refuse_saved_state(program: torch.export.ExportedProgram) -> None:
+    """Raise StageError if outputs of a program that came exported depend on what lay in a buffer that it writes."""
+    if not program.graph_signature.buffers_to_mutate and not any(map(_writes, program.graph.nodes)):
+        return
+    try:
+        found = functional(program)
+    except Exception as error:
+        raise export_error("the program", Failure(None, error)) from error
+    read = _read_by_outputs(found)
+    held = [name for name in found.graph_signature.buffers_to_mutate.values() if name in read]
+    if held:
+        raise _kept_error("the program", {**program.constants, **program.state_dict}, held)
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _read_by_outputs(program: torch.export.ExportedProgram) -> set[str]:
@@ -150,7 +172,7 @@ def _read_by_outputs(program: torch.export.ExportedProgram) -> set[str]:
 def _overwritten(node: torch.fx.Node) -> object:
     """The input of which an operator takes the shape alone."""
     aten = torch.ops.aten
-    alike = (aten.copy, aten.fill, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like)
+    alike = (aten.copy, aten.fill, aten.zero, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like)
     packet = getattr(node.target, "overloadpacket", None)
     if packet in alike:
         return node.args[0]
@@ -178,13 +200,18 @@ def random_error(what: str, places: Mapping[str, Place | None]) -> StageError:
 
 
 def _state_error(module: torch.nn.Module, written: Sequence[str]) -> StageError:
-    values = {name: _value(owner[key]) for name, owner, key in _owners(module)}
-    found = [f"{name} ({values[name]})" if values.get(name) else name for name in written]
+    values = {name: owner[key] for name, owner, key in owners_in(module)}
+    return _kept_error(f"{type(module).__name__}.forward", values, written)
+
+
+def _kept_error(what: str, values: Mapping[str, object], written: Sequence[str]) -> StageError:
+    shapes = {name: _value(values[name]) for name in written if name in values}
+    found = [f"{name} ({shapes[name]})" if shapes.get(name) else name for name in written]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     names = ", ".join(name.rpartition(".")[2] for name in written[:_NAMED])
     return StageError(
-        f"{type(module).__name__}.forward keeps state between calls: it writes {', '.join(found[:_NAMED])}{more}, and "
-        "its outputs depend on what was there; an engine forgets everything between calls",
+        f"{what} keeps state between calls: it writes {', '.join(found[:_NAMED])}{more}, and its outputs "
+        "depend on what was there; an engine forgets everything between calls",
         f"make the state inputs and outputs: forward(..., {names}) takes the old values and returns the new ones "
         "beside its result; or set the state anew at the start of forward",
     )
@@ -207,7 +234,7 @@ def _hooks(module: torch.nn.Module) -> Iterator[dict[int, Any]]:
         yield from (part.__dict__[key] for key in _INTERNAL if "_hooks" in key and key in part.__dict__)
 
 
-def _owners(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
+def owners_in(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Name, dict and key of every buffer and of every attribute that may hold state."""
     for path, part in module.named_modules():
         prefix = f"{path}." if path else ""
@@ -230,13 +257,13 @@ def _slot(owner: dict[str, Any], key: str) -> _Slot:
 
 
 def _slots_with_tensors(module: torch.nn.Module) -> set[str]:
-    return {name for name, owner, key in _owners(module) if tensors_in(owner[key])}
+    return {name for name, owner, key in owners_in(module) if tensors_in(owner[key])}
 
 
 def _written_marks(module: torch.nn.Module) -> dict[str, object]:
     """Of every slot what changes when it is written: identities and version counters of tensors, values of numbers."""
     marks: dict[str, object] = {}
-    for name, owner, key in _owners(module):
+    for name, owner, key in owners_in(module):
         marks[name] = [(leaf.path, *_mark(leaf.value)) for leaf in leaves_of(owner[key])]
     for name, parameter in module.named_parameters():
         marks[name] = _mark(parameter)
@@ -265,12 +292,12 @@ class _Held:
 
 def _run_disturbed(module: torch.nn.Module, call: Call, names: list[str]) -> object:
     """What the module returns where other values lie in the slots that it writes; ``None`` where it fails."""
-    before = {name: (owner, key, owner[key]) for name, owner, key in _owners(module) if name in names}
+    before = {name: (owner, key, owner[key]) for name, owner, key in owners_in(module) if name in names}
     for owner, key, value in before.values():
         owner[key] = mapped(value, _disturbed)
     try:
         return call.run(module)
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError):  # of other values
+    except OF_VALUES:
         return None
     finally:
         for owner, key, value in before.values():
@@ -285,7 +312,8 @@ def _disturbed(leaf: object) -> object:
     return ~leaf if leaf.dtype == torch.bool else leaf + 1
 
 
-def _same(a: object, b: object) -> bool:
+def same_result(a: object, b: object) -> bool:
+    """Whether two results of a module have the same tensors, but for the order of sums."""
     mine, theirs = tensors_in(a), tensors_in(b)
     return len(mine) == len(theirs) and all(_close(x, y) for x, y in zip(mine, theirs, strict=True))
 

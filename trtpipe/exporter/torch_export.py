@@ -19,10 +19,11 @@ from trtpipe.exporter.calling import (
     call_of_tensors,
     dynamic_axes,
     left_out,
+    numbered_outputs,
     output_names,
 )
 from trtpipe.exporter.context import exporting
-from trtpipe.exporter.decompositions import decomposed
+from trtpipe.exporter.decompositions import batch_notes, decomposed
 from trtpipe.exporter.loading import Example, load_program, torch, unwrapped
 from trtpipe.exporter.naming import (
     check_dynamic,
@@ -31,11 +32,19 @@ from trtpipe.exporter.naming import (
     separate_outputs,
 )
 from trtpipe.exporter.node_names import keep_lines_alone, name_nodes
+from trtpipe.exporter.outside_state import refuse_outside_state
 from trtpipe.exporter.places import place_of_error
 from trtpipe.exporter.refusals import Failure, export_error, refuse_scripted
 from trtpipe.exporter.request import MODEL, ExportReply, TorchRequest
-from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result
-from trtpipe.exporter.state import copied, random_error, refuse_state, restored, run_stateless
+from trtpipe.exporter.saved_program import of_tensors, saved_call, saved_result, unread_notes
+from trtpipe.exporter.state import (
+    copied,
+    random_error,
+    refuse_saved_state,
+    refuse_state,
+    restored,
+    run_stateless,
+)
 from trtpipe.exporter.structure import dotted, tensors_in
 from trtpipe.isolation.file_tracking import FileTracker
 from trtpipe.isolation.worker import Report
@@ -186,9 +195,11 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
     """
     if isinstance(module, torch.export.ExportedProgram):
         with exporting(None):
+            refuse_saved_state(module)
             call, result = saved_call(module), saved_result(module)
             outputs = output_names(result, call.names)
-            return Exported(of_tensors(module), call.names, outputs, "the program", notes=_notes(call, result))
+            notes = (*_notes(call, result, outputs, request), *unread_notes(module, call.names), *batch_notes(module))
+            return Exported(of_tensors(module), call.names, outputs, "the program", notes=notes)
     module = unwrapped(module)
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(module).__name__}", "return an nn.Module from the factory")
@@ -202,9 +213,12 @@ def to_program(module: object, examples: object | None, request: TorchRequest) -
         reference = tensors_in(result)
         if not reference:
             raise InputError(f"{what}.forward returns no tensors", "return at least one tensor")
-        program = _program(module, call, request)
+        with restored(module):
+            program = _program(module, call, request)
         refuse_state(module, program, written)
-    names, notes = output_names(result, call.names), (*_notes(call, result), *_written_notes(prepared))
+        refuse_outside_state(module, program, call.with_copies, result)
+    names = output_names(result, call.names)
+    notes = (*_notes(call, result, names, request), *_written_notes(prepared), *batch_notes(program))
     return Exported(program, call.names, names, what, call.tensors, reference, module, Tensors.INNER, notes)
 
 
@@ -216,11 +230,16 @@ def example_of(module: object, given: object | None) -> Example | None:
     return Example.of(module, given)
 
 
-def _notes(call: Call, result: object) -> tuple[str, ...]:
-    """What of the interface becomes a constant or is left out."""
+def _notes(call: Call, result: object, outputs: Sequence[str], request: TorchRequest) -> tuple[str, ...]:
+    """What of the interface becomes a constant, is left out, or is called otherwise than in the module."""
     fixed = [f"argument {text} is a constant of the model" for text in call.constants()]
     missing = [(dotted(leaf.path), type(leaf.value).__name__) for leaf in left_out(result)]
-    return (*fixed, *(f"output {path} is left out: it is no tensor but a {kind}" for path, kind in missing))
+    renamed = () if request.output_names else numbered_outputs(result, outputs)
+    return (
+        *fixed,
+        *(f"output {path} is left out: it is no tensor but a {kind}" for path, kind in missing),
+        *(f"output {path} is called {name}: another input or output has its name" for path, name in renamed),
+    )
 
 
 def _written_notes(call: Call) -> tuple[str, ...]:

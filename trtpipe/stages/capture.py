@@ -35,7 +35,7 @@ class Capture(Stage[CaptureSettings]):
 
     name = "capture"
     produces = "program"
-    version = 3
+    version = 4
     packages = ("torch",)
 
     def settings(self, request: BuildRequest) -> CaptureSettings | NotNeeded:
