@@ -8,13 +8,17 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from models import model, normal, run
+from models import model, normal, run, save
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from trtpipe.config.formats import BF16, FP16
+from trtpipe.config.stage_settings import ExportStageSettings
 from trtpipe.errors import StageError
+from trtpipe.exporter.onnx_import import copy_checked
 from trtpipe.exporter.precisions import settle_half_formats, settle_quantizers
+from trtpipe.exporter.request import OnnxRequest
+from trtpipe.preflight import seal_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +100,43 @@ def test_symmetric_qoperators_become_pairs(tmp_path: Path) -> None:
     gap = np.abs(run(result, {"x": X})["y"] - run(proto, {"x": X})["y"])
     step = max(abs(run(proto, {"x": X})["y"]).max() / 127, 1e-6)
     assert gap.max() <= 1.01 * step  # one step, where a tie is rounded the other way
+
+
+MICROSOFT = {  # operators of onnxruntime's, on floats around a pair: what they compute on integers, s = 0.05
+    "QLinearAdd": "c = QLinearAdd(a, s, z, b, s, z, t, z) y = DequantizeLinear(c, t, z)",
+    "QLinearMul": "c = QLinearMul(a, s, z, b, s, z, t, z) y = DequantizeLinear(c, t, z)",
+}
+
+
+@pytest.mark.parametrize("name", MICROSOFT)
+def test_operators_of_onnxruntimes_pass_the_front_door(name: str, tmp_path: Path) -> None:
+    """They are written out before anything that engines do not have is refused."""
+    proto = model(
+        "(float[2,8] x, float[2,8] v) => (float[2,8] y) "
+        f"{{ a = QuantizeLinear(x, s, z) b = QuantizeLinear(v, s, z) {MICROSOFT[name]} }}",
+        opset=17, s=np.float32(0.05), t=np.float32(0.1), z=np.int8(0),
+    )  # fmt: skip
+    [node] = [node for node in proto.graph.node if node.op_type == name]
+    node.domain = "com.microsoft"
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    (tmp_path / "sealed").mkdir()
+    source = save(proto, tmp_path / "given.onnx")
+    request = OnnxRequest(
+        source=str(seal_model(source, tmp_path / "sealed")), workdir=str(tmp_path), label="given.onnx",
+        settings=ExportStageSettings(),
+    )  # fmt: skip
+    copy_checked(request, lambda *_: None)
+    result, feed = onnx.load(tmp_path / "model.onnx"), {"x": normal(2, 8), "v": normal(2, 8, seed=1)}
+    assert not [node for node in result.graph.node if node.domain]
+    assert np.abs(run(result, feed)["y"] - run(proto, feed)["y"]).max() <= 0.1001  # a step, where a tie falls otherwise
+
+
+def test_requantizing_is_advised_only_where_it_helps() -> None:
+    proto = model("(float[2,32] x) => (float[2,4] y) { y = MatMulNBits(x, w, s) }", w=normal(4, 1, 16), s=normal(4))
+    proto.graph.node[0].domain = "com.microsoft"
+    with pytest.raises(StageError, match="MatMulNBits") as caught:
+        settled(proto, requantize=False)
+    assert "--requantize" not in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", FOREIGN)

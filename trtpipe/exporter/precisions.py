@@ -51,14 +51,24 @@ def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) ->
     if (reason := foreign_quantizers(model)) is not None:
         # the node that is named may be one that was written for such an operator
         of_which = f"; it has {whole[0]}{f' and {len(whole) - 1} more' if len(whole) > 1 else ''}" if whole else ""
+        helps = not requantize and _can_be_stripped(model)
         raise StageError(
             f"{reason}{of_which}",
-            "give the model as it was before it was quantized, or quantize it symmetrically"
-            if requantize
-            else "add --requantize, with --calib-data for int8: its quantizers are taken out, and ranges are found "
-            "anew; or give the model as it was before it was quantized",
+            "add --requantize, with --calib-data for int8: its quantizers are taken out, and ranges are found "
+            "anew; or give the model as it was before it was quantized"
+            if helps
+            else "give the model as it was before it was quantized, or quantize it symmetrically",
         )
     return model
+
+
+def _can_be_stripped(model: ir.Model) -> bool:
+    """Whether nothing quantized would be left of a model, which is given up for the answer."""
+    try:
+        run_passes(model, (StripQuantizers(),))
+    except StageError:
+        return False
+    return foreign_quantizers(model) is None
 
 
 def settle_half_formats(model: ir.Model, notes: list[str], kept: Format | None) -> None:
