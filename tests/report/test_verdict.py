@@ -10,7 +10,7 @@ from trtpipe.config.formats import Precision
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.latency.reports import Latency, LatencyReport
-from trtpipe.passes.decisions import FLOAT32_ALONE, NodeDecision, work_share
+from trtpipe.passes.decisions import FLOAT32_ALONE, KEPT, NodeDecision, work_share
 from trtpipe.report.precision import dearer, precision_found
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.report.verdict import Evidence, Failure, Verdict, verdict_of
@@ -255,6 +255,17 @@ class TestPrecision:
         )
         verdict = judged(record.model_copy(update={"nodes": nodes}), engine(layer("gemm", "Float")))
         assert verdict.exit_code == (5 if other else code)
+
+    @pytest.mark.parametrize("precision", ["fp16", "bf16", "best", "int8"])
+    @pytest.mark.parametrize("fused", ["kgen", "gemm"])
+    def test_patterns_that_keep_every_gemm_leave_nothing(self, precision: str, fused: str) -> None:
+        """However the builder computes them, and whatever else is in 16 bits."""
+        record = lowering(precision, ("Gemm", "float32", 10), ("Relu", "float16", None))
+        kept = record.nodes[0].model_copy(update={"reason": f"{KEPT} 'fc*'"})
+        lowered = record.model_copy(update={"nodes": (kept, *record.nodes[1:])})
+        verdict = judged(lowered, engine(layer(fused, "Float"), layer("kgen", "Half")))
+        assert (verdict.exit_code, verdict.passed) == (5, False)
+        assert kept.node in verdict.remarks[0]
 
     def test_a_lowering_alone_is_not_judged(self) -> None:
         verdict = verdict_of(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))
