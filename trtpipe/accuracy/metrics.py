@@ -186,9 +186,10 @@ class TopK(Meter):
     @property
     def chance(self) -> float | None:
         found, labels = self._seen
+        uniform = min(1.0, self._k / self._classes) if self._classes else None
         if self._k == 1 and len(found) == 1 and len(labels) > 1:  # the same for all samples: it guesses
-            return float(concatenated(self._hits).mean())
-        return min(1.0, self._k / self._classes) if self._classes else None
+            return max(float(concatenated(self._hits).mean()), uniform or 0.0)
+        return uniform
 
     def scores(self) -> Scores:
         """1 for every hit."""

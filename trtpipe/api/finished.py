@@ -14,6 +14,7 @@ from trtpipe.delivery.reader import Package
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
+from trtpipe.regression.baseline import require_sound
 from trtpipe.regression.bundle import entries
 from trtpipe.regression.gate import CheckReport, Finding
 from trtpipe.report.verdict import Evidence, verdict_of
@@ -43,6 +44,7 @@ def check_finished(folder: Path, baseline: Baseline, name: str, min_metric: Mapp
         raise InputError(f"{folder}: a hand-over measures no metric", "leave --min-metric out; check its build by that")
     with TemporaryDirectory(prefix="trtpipe-") as work:
         model = taken_back(package, opened(package, Path(work))).assembly.model
+    require_sound(baseline, name)
     _comparable(model, baseline, name)
     (plan,) = model.plans
     label = f"engine:{plan.target}"
