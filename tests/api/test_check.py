@@ -238,7 +238,9 @@ class TestBaseline:
         def build(share):
             found = read_build(bundle)
             outputs = [c.outputs[0] for c in found.parity.comparisons]
+            limit = outputs[0].tolerance.model_copy(update={"min_agreement": 0.9})
             figures = {"cosine": None, "agreement": share, "mean_abs": 1 - share, "max_abs": 1.0, "snr_db": -math.inf}
+            figures["tolerance"] = limit
             comparisons = tuple(
                 comparison.model_copy(update={"outputs": (output.model_copy(update=figures),)})
                 for comparison, output in zip(found.parity.comparisons, outputs, strict=True)

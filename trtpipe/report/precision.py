@@ -166,7 +166,9 @@ def _other_than_float32(report: EngineReport) -> str:
 
 def _instead(asked: Precision) -> str:
     mixed = next((each for each in Precision if each.quantized is asked.quantized and each.mixed), None)
-    return f"--{mixed or FP16} computes the rest in {FP16.name}" if mixed else f"compare it with --{FP16}"
+    if mixed is None or asked.quantized is None:
+        return f"compare it with --{FP16}"
+    return f"--{mixed} computes what is not in {asked.quantized.name} in {FP16.name}"
 
 
 def dearer(record: EngineRecord, quantized: Format) -> str:
