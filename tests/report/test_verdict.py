@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.accuracy.reports import Comparison, MetricValue, ParityReport
+from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.formats import Precision
+from trtpipe.config.profile import OutputTolerance
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.latency.reports import Latency, LatencyReport
@@ -195,6 +196,24 @@ def lowering(precision: str, *nodes: tuple[str, str, int | None]) -> LowerRecord
 
 def judged(lowered: LowerRecord, record: EngineRecord) -> Verdict:
     return verdict_of(Evidence(parity(), lowered=lowered, engines={"engine:sm89": record}))
+
+
+def test_outputs_without_a_limit_are_named() -> None:
+    def output(name: str, share: float, limit: float | None = None) -> OutputParity:
+        return OutputParity(
+            output=name, max_abs=1, max_rel=1, mean_abs=1 - share, mean_rel=0, median_abs=0, scale=1, cosine=None,
+            agreement=share, snr_db=0, worst_feed=0, tolerance=OutputTolerance(min_agreement=limit), passed=True,
+        )  # fmt: skip
+
+    outputs = (output("cls", 0.9), output("equal", 1.0), output("held", 0.9, 0.5))
+    compared = Comparison(artifact="lowered", against="model", runner=CPU, outputs=outputs)
+    report = parity(comparisons=(compared,))
+    assert report.unjudged == ("cls",)
+    verdict = verdict_of(Evidence(report))
+    for said in (verdict.headline, verdict.accuracy.summary):
+        assert said.endswith("; 'cls' not judged")
+    metric = MetricValue(artifact="model", runner=CPU, metric="top1", value=1, samples=4)
+    assert report.model_copy(update={"metrics": (metric,)}).unjudged == ()
 
 
 class TestPrecision:
