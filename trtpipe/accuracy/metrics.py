@@ -14,7 +14,7 @@ from trtpipe.backends.base import known_inputs
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trtpipe.accuracy.custom import Metric
     from trtpipe.artifact import Feed
@@ -110,6 +110,22 @@ def own_metric(settings: EvaluationSettings | None, limits: Limits | None = None
         InputError: it cannot be loaded.
     """
     return load_metric(settings.metric, limits) if settings and settings.own else None
+
+
+def check_floors(settings: EvaluationSettings | None, names: Iterable[str], limits: Limits) -> None:
+    """Complain before the long work that a least value is of another metric than a user-defined function's.
+
+    Raises:
+        InputError: one is, or the function cannot be loaded. What ``evaluate(run)`` returns is not known before it ran,
+            unless ``output`` names the figure that counts.
+    """
+    asked = list(names)
+    if not asked or settings is None or not settings.own:
+        return
+    own = load_metric(settings.metric, limits)
+    known = settings.output if own.whole else own.label
+    if known and (other := next((name for name in asked if name != known), "")):
+        raise InputError(f"min_metric {other}: the metric is {known}", f"write {known}=VALUE")
 
 
 _RANKS = {"top1": 1, "top5": 5}

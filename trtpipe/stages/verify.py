@@ -60,7 +60,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 14
+    version = 15
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
