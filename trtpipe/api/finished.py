@@ -44,8 +44,8 @@ def check_finished(folder: Path, baseline: Baseline, name: str, min_metric: Mapp
         raise InputError(f"{folder}: a hand-over measures no metric", "leave --min-metric out; check its build by that")
     with TemporaryDirectory(prefix="trtpipe-") as work:
         model = taken_back(package, opened(package, Path(work))).assembly.model
-    require_sound(baseline, name)
     _comparable(model, baseline, name)
+    require_sound(baseline, name)
     (plan,) = model.plans
     label = f"engine:{plan.target}"
     executed = model.verdict.scope.startswith("on the engine")
