@@ -23,7 +23,7 @@ def metric(artifact, **fields):
 def comparison(**fields):
     plain = {
         "output": "y", "max_abs": 0.1, "max_rel": 0.1, "mean_abs": 0.01, "mean_rel": 0.1, "median_abs": 0.01,
-        "scale": 1.0, "spread": 0.5, "about_mean": True, "cosine": 0.999, "snr_db": 30.0, "worst_feed": 0,
+        "scale": 1.0, "spread": 0.5, "about_mean": True, "cosine": 0.9995, "snr_db": 30.0, "worst_feed": 0,
         "tolerance": OutputTolerance(), "passed": True,
     }  # fmt: skip
     return Comparison(artifact="lowered", against="model", runner="CPU", outputs=(OutputParity(**(plain | fields)),))
@@ -49,6 +49,13 @@ def test_what_a_verification_writes_is_taken():
         ({"comparisons": (comparison(), comparison())}, "comparisons: lowered is there twice"),
         ({"comparisons": (comparison(cosine=1.2),)}, "cosine"),
         ({"comparisons": (comparison(passed=False),)}, "passed"),
+        ({"comparisons": (comparison(mean_abs=0.2),)}, "mean_abs"),
+        ({"comparisons": (comparison(snr_db=50.0),)}, "snr_db: 50 dB, but"),
+        ({"comparisons": (comparison(mean_abs=0.09),)}, "snr_db: 30 dB, but"),
+        ({"comparisons": (comparison(snr_db=np.inf),)}, "snr_db"),
+        ({"comparisons": (comparison(snr_db=10.0, tolerance=OutputTolerance(min_snr_db=17)),)}, "snr_db: 10 is below"),
+        ({"comparisons": (comparison(tolerance=OutputTolerance(min_cosine=0.9999)),)}, "cosine: 0.9995 is below"),
+        ({"metrics": (metric("model", chance=1.5), metric("lowered"))}, "metrics: model: chance"),
         ({"metrics": ()}, "metrics"),
         ({"metrics": GOOD["metrics"][:1]}, "metrics: not of the artifacts that were compared: lowered"),
         ({"metrics": (*GOOD["metrics"], metric("lowered"))}, "metrics: lowered is there twice"),

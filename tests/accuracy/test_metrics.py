@@ -63,6 +63,12 @@ def test_who_gives_one_class_to_all_guesses(found, labels, guessed, doubted):
         assert bool(meter.doubt) is doubted
 
 
+def test_one_class_for_all_samples_is_no_less_than_guessing():
+    meter = TopK("top1", "")
+    meter.update({"y": np.eye(4)[[0, 0, 0]]}, {}, np.array([1, 2, 3]))
+    assert meter.chance == 0.25
+
+
 def test_class_numbers_have_a_chance_too():
     meter = TopK("top1", "")
     meter.update({"y": np.array([0, 9, 3])}, {}, np.array([1, 2, 3]))

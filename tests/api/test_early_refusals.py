@@ -52,3 +52,20 @@ def test_a_url_is_shown_as_it_was_given() -> None:
 def test_data_that_is_held_has_no_path(network: Path, tmp_path: Path) -> None:
     feeds = [{"x": np.zeros((1, 3, 8, 8), np.float32)}]
     assert trtpipe.dry_run(network, precision="int8", calib_data=feeds, shapes={"x": (1, 3, 8, 8)})
+
+
+@pytest.mark.parametrize("name", ["psnr", "top1"])
+def test_a_floor_of_another_metric(network: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "met.py").write_text("def score(outputs, labels): return 1.0\n")
+    steps = Steps()
+    recipe = {"evaluation": {"metric": f"{tmp_path / 'met.py'}:score"}}
+    job = trtpipe.make_job(
+        network,
+        engines=False,
+        recipe=trtpipe.CalibrationRecipe.model_validate(recipe),
+        profile=trtpipe.DeploymentProfile.model_validate({"accuracy": {"min_metric": {name: 0.5}}}),
+    )
+    with pytest.raises(InputError, match=f"min_metric {name}: the metric is ") as caught:
+        trtpipe.build(job, tmp_path / "out", progress=steps)
+    assert "=VALUE" in caught.value.remedy
+    assert steps.begun == []

@@ -170,7 +170,7 @@ class TestAltered:
         assert result.exit_code == document["exit_code"] == 2
         assert document["altered"]
         assert re.search(r"^verdict +FAILED: changed since the build", result.stdout, re.MULTILINE)
-        assert "PASSED on" not in result.stdout
+        assert "PASSED" not in result.stdout
         return str(result.stdout)
 
     def test_untouched_ones_pass(self, run: Run, copy: Path) -> None:
@@ -200,11 +200,21 @@ class TestAltered:
         document = json.loads(path.read_text())
         document["verdict"]["scope"] = document["verdict"]["headline"] = "PASSED on the engine for sm89 (tensorrt, L4)"
         path.write_text(json.dumps(document))
-        assert "its verdict is not that of the reports it lists" in self.shown(run, copy)
+        for shown in (copy, copy / "lowered.onnx", copy / "sm89.plan"):
+            assert "its verdict is not that of the reports it lists" in self.shown(run, shown)
 
 
 class TestEverythingThatIsWritten:
     """``inspect`` knows every file that trtpipe writes."""
+
+    def test_what_a_command_printed_as_json(self, run: Run, bundle: Path, tmp_path: Path) -> None:
+        trtpipe.save_baseline(bundle, tmp_path / "good.json")
+        saved = tmp_path / "result.json"
+        for words in (("check", bundle, "--baseline", tmp_path / "good.json"), ("inspect", bundle)):
+            saved.write_text(run(*words, "--json").stdout)
+            found = trtpipe.inspect(saved)
+            assert (found.kind, found.contents["command"]) == ("command result", words[0])
+            assert found.contents["exit_code"] == "0"
 
     def test_of_a_bundle(self, bundle: Path) -> None:
         kinds = {path.name: trtpipe.inspect(path).kind for path in bundle.iterdir() if path.suffix != ".html"}

@@ -189,10 +189,25 @@ class TestAccuracyGate:
         assert gate.of("top1") == MetricLimits(max_drop=0.01, min_metric={"top1": 0.01})
         assert gate == AccuracyGate(max_drop=0.01, min_metric={"top1": 0.01})
 
+    @pytest.mark.parametrize(
+        ("given", "metric", "said"),
+        [
+            (5, "top1", "5%"),
+            (1, "top1", "1% or 100%"),
+            (5, "wer", "5% or 500%"),
+            (1.5, "cosine", "1.5% or 150%"),
+        ],
+    )
+    def test_only_readings_that_are_possible_are_named(self, given: float, metric: str, said: str) -> None:
+        with pytest.raises(InputError, match=rf"(?m)write {said}$"):
+            AccuracyGate(max_drop=given).of(metric)
+        with pytest.raises(InputError, match=r"150 is more than 1 \(100%\), with or without"):
+            AccuracyGate(min_metric={"top1": 150}).of("top1")
+
     @pytest.mark.parametrize("given", [1, 5, 1.5, "5"])
     def test_of_a_share_1_and_more_can_be_read_in_two_ways(self, given: float | str) -> None:
         gate = AccuracyGate(max_drop=given)
-        with pytest.raises(InputError, match=r"max_drop: .* without a unit .* write \S+% or \S+00?%"):
+        with pytest.raises(InputError, match=r"(?m)max_drop: .* has no unit: write \S+%( or \S+00?%)?$"):
             gate.of("top1")
         assert gate.of("case.py:psnr").max_drop == float(given)  # in its own unit
         with pytest.raises(InputError, match="min_metric top1: "):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from models import model, save
 
-from trtpipe.pipeline.run_state import RunState, artifact_from_file, with_shapes
+from trtpipe.config.recipe import CalibrationRecipe
+from trtpipe.errors import InputError
+from trtpipe.pipeline.run_state import RunState, artifact_from_file, check_classes, data_settings, with_shapes
 
 if TYPE_CHECKING:
     from trtpipe.config.job import Job
@@ -71,3 +74,45 @@ class TestSizesOfOne:
         result = trtpipe.build(job, tmp_path / "out", progress=heard_all)
         assert sum("taken for 1" in warning for warning in heard_all.warnings) == 1
         assert result.verdict.exit_code == 0
+
+
+class TestDataOfARecipe:
+    @staticmethod
+    def job(data: Path, evaluation: Path, labels: str = "") -> Job:
+        from trtpipe.api.request import make_job
+
+        given = {"data": {"source": str(data)}, "evaluation": {"source": str(evaluation), "labels": labels}}
+        return make_job("m.onnx", engines=False, recipe=CalibrationRecipe.model_validate(given))
+
+    @pytest.mark.parametrize(
+        ("there", "wrong", "hint"),
+        [
+            (("red", "Pink"), "Pink", "did you mean 'pink'"),
+            (("red", "ivory"), "ivory", "rename the folder"),
+            (("red", "pink"), "", ""),
+            (("red", "pink", "blue", "green"), "", ""),
+            (("a", "b"), "", ""),
+        ],
+    )
+    def test_a_folder_that_is_no_class_is_named_at_the_start(
+        self, tmp_path: Path, there: tuple[str, ...], wrong: str, hint: str
+    ) -> None:
+        for name in (*(f"all/{each}" for each in ("red", "pink", "blue")), *(f"some/{each}" for each in there)):
+            (tmp_path / name).mkdir(parents=True)
+            (tmp_path / name / "1.png").write_bytes(b"")
+        job = self.job(tmp_path / "all", tmp_path / "some")
+        if not wrong:
+            check_classes(job)
+            return
+        with pytest.raises(InputError, match=f"'{wrong}' is none of the 3 classes") as caught:
+            check_classes(job)
+        assert hint in caught.value.remedy
+
+    def test_labels_of_the_evaluation_are_no_input_of_the_calibration(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "both.npz", x=np.zeros((4, 2)), labels=np.zeros(4, int))
+        np.savez(tmp_path / "bare.npz", x=np.zeros((4, 2)))
+        both, bare = tmp_path / "both.npz", tmp_path / "bare.npz"
+        for data, name in ((both, "labels"), (bare, "")):
+            settings = data_settings("calibration-data", self.job(data, both, "labels"))
+            assert settings is not None
+            assert settings.labels == name

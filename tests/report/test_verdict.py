@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from trtpipe.accuracy.reports import Comparison, MetricValue, ParityReport
+from trtpipe.accuracy.reports import Comparison, MetricValue, OutputParity, ParityReport
 from trtpipe.artifact import IOContract, TensorSpec
 from trtpipe.config.formats import Precision
+from trtpipe.config.profile import OutputTolerance
 from trtpipe.engine.record import EngineRecord
 from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
 from trtpipe.latency.reports import Latency, LatencyReport
-from trtpipe.passes.decisions import FLOAT32_ALONE, NodeDecision, work_share
+from trtpipe.passes.decisions import FLOAT32_ALONE, KEPT, NodeDecision, work_share
 from trtpipe.report.precision import dearer, precision_found
 from trtpipe.report.stage_records import LowerRecord
 from trtpipe.report.verdict import Evidence, Failure, Verdict, verdict_of
@@ -205,6 +206,24 @@ def judged(lowered: LowerRecord, record: EngineRecord) -> Verdict:
     return verdict_of(Evidence(parity(), lowered=lowered, engines={"engine:sm89": record}))
 
 
+def test_outputs_without_a_limit_are_named() -> None:
+    def output(name: str, share: float, limit: float | None = None) -> OutputParity:
+        return OutputParity(
+            output=name, max_abs=1, max_rel=1, mean_abs=1 - share, mean_rel=0, median_abs=0, scale=1, cosine=None,
+            agreement=share, snr_db=0, worst_feed=0, tolerance=OutputTolerance(min_agreement=limit), passed=True,
+        )  # fmt: skip
+
+    outputs = (output("cls", 0.9), output("equal", 1.0), output("held", 0.9, 0.5))
+    compared = Comparison(artifact="lowered", against="model", runner=CPU, outputs=outputs)
+    report = parity(comparisons=(compared,))
+    assert report.unjudged == ("cls",)
+    verdict = verdict_of(Evidence(report))
+    for said in (verdict.headline, verdict.accuracy.summary):
+        assert said.endswith("; 'cls' not judged")
+    metric = MetricValue(artifact="model", runner=CPU, metric="top1", value=1, samples=4)
+    assert report.model_copy(update={"metrics": (metric,)}).unjudged == ()
+
+
 class TestPrecision:
     @pytest.mark.parametrize(
         ("lowered", "record", "code"),
@@ -263,6 +282,17 @@ class TestPrecision:
         )
         verdict = judged(record.model_copy(update={"nodes": nodes}), engine(layer("gemm", "Float")))
         assert verdict.exit_code == (5 if other else code)
+
+    @pytest.mark.parametrize("precision", ["fp16", "bf16", "best", "int8"])
+    @pytest.mark.parametrize("fused", ["kgen", "gemm"])
+    def test_patterns_that_keep_every_gemm_leave_nothing(self, precision: str, fused: str) -> None:
+        """However the builder computes them, and whatever else is in 16 bits."""
+        record = lowering(precision, ("Gemm", "float32", 10), ("Relu", "float16", None))
+        kept = record.nodes[0].model_copy(update={"reason": f"{KEPT} 'fc*'"})
+        lowered = record.model_copy(update={"nodes": (kept, *record.nodes[1:])})
+        verdict = judged(lowered, engine(layer(fused, "Float"), layer("kgen", "Half")))
+        assert (verdict.exit_code, verdict.passed) == (5, False)
+        assert kept.node in verdict.remarks[0]
 
     def test_a_lowering_alone_is_not_judged(self) -> None:
         verdict = verdict_of(Evidence(lowered=lowering("int8", ("Conv", "float32", 10))))

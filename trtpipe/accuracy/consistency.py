@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
+from trtpipe.accuracy.alignment import ROUNDING
 from trtpipe.accuracy.verdict import with_verdict
 from trtpipe.config.metrics import METRICS
 from trtpipe.errors import InputError
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 _KINDS = {"top1": "hits", "top5": "hits", "map": "means", "cosine": "means", "wer": "ratio"}
 #: Scores are kept in float32.
 _ROUNDING = 1e-6
+#: dB by which figures that are sums over many elements may be off.
+_MARGIN_DB = 1.0
+#: A root mean square is larger than the mean magnitude, and hardly more often than this.
+_PEAKED = 100.0
 
 
 def require_consistent(
@@ -86,8 +92,48 @@ def _of_output(output: OutputParity) -> Iterator[tuple[str, str]]:
     for field, size in sizes:
         if size < 0:
             yield field, "is negative"
+    if output.mean_abs > output.max_abs * (1 + _ROUNDING):
+        yield "mean_abs", f"{output.mean_abs:g} is more than the largest difference, {output.max_abs:g}"
     if output.passed == bool(output.broken):
         yield "passed", "contradicts the limits that are broken"
+    if output.passed:
+        yield from _below_limits(output)
+    if output.agreement is None and not output.snr_db <= (most := _most_snr_db(output)) and not math.isnan(most):
+        yield "snr_db", f"{output.snr_db:g} dB, but the other figures allow {most:.1f} dB at most"
+
+
+def _below_limits(output: OutputParity) -> Iterator[tuple[str, str]]:
+    """Figures below the limits in force, of an output that passed; what is no more than rounding passes anyway."""
+    limits = output.tolerance
+    if output.agreement is not None:
+        figures = [("agreement", output.agreement, limits.min_agreement)]
+    elif output.mean_abs <= ROUNDING * _PEAKED * output.scale:
+        return
+    else:
+        figures = [("cosine", output.cosine or 0.0, limits.min_cosine), ("snr_db", output.snr_db, limits.min_snr_db)]
+    for field, figure, least in figures:
+        if least is not None and not figure >= least:
+            yield field, f"{figure:g} is below the limit, {least:g}, and the output passed"
+
+
+def _most_snr_db(output: OutputParity) -> float:
+    """The largest SNR that the other figures allow; NaN where they say nothing.
+
+    Of a signal with the root mean square ``spread``: its noise has at least the power ``mean_abs²``, and with a cosine
+    ``c`` at least the share ``1 - c²`` of the signal's. There is no such least value: a part of an output may be
+    noisier than the whole.
+    """
+    if not output.max_abs:
+        return math.nan
+    shares = [0.0]
+    if output.about_mean and output.spread > ROUNDING * output.scale:
+        shares.append((output.mean_abs / output.spread) ** 2)
+    if output.cosine is not None and output.cosine > 0:
+        shares.append(1 - output.cosine**2)
+    share = max(shares)
+    if not share > ROUNDING:  # the figures themselves are rounded
+        return sys.float_info.max  # finite, as there is a difference
+    return _MARGIN_DB - 10 * math.log10(share)
 
 
 def _of_metrics(
@@ -112,6 +158,8 @@ def _of_metrics(
 
 def _of_value(value: MetricValue) -> Iterator[tuple[str, str]]:
     low, high = METRICS.get(value.metric, (-math.inf, math.inf))
+    if wrong := _wrong_chance(value, low, high):
+        yield "chance", wrong
     kind = _KINDS.get(value.metric, "")
     if kind and value.lower_is_better != (value.metric == "wer"):
         yield "lower_is_better", f"wrong for {value.metric}"
@@ -127,6 +175,12 @@ def _of_value(value: MetricValue) -> Iterator[tuple[str, str]]:
         yield from _of_scores(value, value.scores, kind)
     except InputError as error:
         yield "scores", error.message
+
+
+def _wrong_chance(value: MetricValue, low: float, high: float) -> str:
+    if value.chance is None or low <= value.chance <= high:
+        return ""
+    return f"{value.chance} cannot be what guessing gives of {value.metric}"
 
 
 def _of_scores(value: MetricValue, scores: Scores, kind: str) -> Iterator[tuple[str, str]]:

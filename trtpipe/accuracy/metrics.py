@@ -14,7 +14,7 @@ from trtpipe.backends.base import known_inputs
 from trtpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trtpipe.accuracy.custom import Metric
     from trtpipe.artifact import Feed
@@ -112,6 +112,22 @@ def own_metric(settings: EvaluationSettings | None, limits: Limits | None = None
     return load_metric(settings.metric, limits) if settings and settings.own else None
 
 
+def check_floors(settings: EvaluationSettings | None, names: Iterable[str], limits: Limits) -> None:
+    """Complain before the long work that a least value is of another metric than a user-defined function's.
+
+    Raises:
+        InputError: one is, or the function cannot be loaded. What ``evaluate(run)`` returns is not known before it ran,
+            unless ``output`` names the figure that counts.
+    """
+    asked = list(names)
+    if not asked or settings is None or not settings.own:
+        return
+    own = load_metric(settings.metric, limits)
+    known = settings.output if own.whole else own.label
+    if known and (other := next((name for name in asked if name != known), "")):
+        raise InputError(f"min_metric {other}: the metric is {known}", f"write {known}=VALUE")
+
+
 _RANKS = {"top1": 1, "top5": 5}
 
 
@@ -186,9 +202,10 @@ class TopK(Meter):
     @property
     def chance(self) -> float | None:
         found, labels = self._seen
+        uniform = min(1.0, self._k / self._classes) if self._classes else None
         if self._k == 1 and len(found) == 1 and len(labels) > 1:  # the same for all samples: it guesses
-            return float(concatenated(self._hits).mean())
-        return min(1.0, self._k / self._classes) if self._classes else None
+            return max(float(concatenated(self._hits).mean()), uniform or 0.0)
+        return uniform
 
     def scores(self) -> Scores:
         """1 for every hit."""

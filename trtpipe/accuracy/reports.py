@@ -216,6 +216,20 @@ class ParityReport(Summarized, PublicRecord):
         return Summary(said, ("artifact", "output", "", "SNR dB"), rows)
 
     @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Outputs that differ, and have no limit: of integers and booleans, unless the profile gives one.
+
+        Where a metric is measured, that judges.
+        """
+        outputs = () if self.metrics else (output for each in self.comparisons for output in each.outputs)
+        names = [
+            output.output
+            for output in outputs
+            if output.agreement is not None and output.tolerance.min_agreement is None and output.mean_abs > 0
+        ]
+        return tuple(dict.fromkeys(names))
+
+    @property
     def extent(self) -> str:
         """How much of the data was compared, and why not all: for people."""
         if not self.chosen:

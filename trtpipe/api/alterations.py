@@ -20,7 +20,7 @@ _MANIFEST, _PARITY = "manifest.json", "parity.json"
 
 def alterations(path: Path) -> tuple[str, ...]:
     """What was changed since the build: for a manifest or a verdict in the whole bundle, for another file of one in
-    this file.
+    this file, and in the verdict that the manifest gives on it.
 
     Returns:
         A sentence for each file; nothing where ``path`` belongs to no bundle.
@@ -33,7 +33,13 @@ def alterations(path: Path) -> tuple[str, ...]:
     if path.name == _PARITY:
         return tuple(_changed(manifest, path.parent))
     if path.name != _MANIFEST:
-        return tuple(_changed(manifest, path.parent, path.name)) or tuple(_engines(manifest, path.parent, path.name))
+        if all(Path(entry.name).name != path.name for artifact in manifest.artifacts for entry in artifact.files):
+            return ()
+        return (
+            tuple(_changed(manifest, path.parent, path.name))
+            or tuple(_engines(manifest, path.parent, path.name))
+            or tuple(_contradiction(manifest, path.parent))
+        )
     return (
         tuple(_changed(manifest, path.parent))
         or tuple(_contradiction(manifest, path.parent))

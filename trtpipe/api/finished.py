@@ -14,6 +14,7 @@ from trtpipe.delivery.reader import Package
 from trtpipe.engine.record import EngineRecord
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
+from trtpipe.regression.baseline import require_sound
 from trtpipe.regression.bundle import entries
 from trtpipe.regression.gate import CheckReport, Finding
 from trtpipe.report.verdict import Evidence, verdict_of
@@ -44,6 +45,7 @@ def check_finished(folder: Path, baseline: Baseline, name: str, min_metric: Mapp
     with TemporaryDirectory(prefix="trtpipe-") as work:
         model = taken_back(package, opened(package, Path(work))).assembly.model
     _comparable(model, baseline, name)
+    require_sound(baseline, name)
     (plan,) = model.plans
     label = f"engine:{plan.target}"
     executed = model.verdict.scope.startswith("on the engine")

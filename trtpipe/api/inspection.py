@@ -11,7 +11,16 @@ from typing import Literal, TypeAlias
 
 from trtpipe.accuracy.reports import ParityReport
 from trtpipe.api.alterations import alterations
-from trtpipe.api.other_files import OtherKind, describe, other_json, package, reference_outputs, saved_outputs
+from trtpipe.api.other_files import (
+    RESULT_KEYS,
+    OtherKind,
+    command_result,
+    describe,
+    other_json,
+    package,
+    reference_outputs,
+    saved_outputs,
+)
 from trtpipe.api.remedies import explained
 from trtpipe.artifact import VERSION_KEY, IOContract, PublicRecord, Record
 from trtpipe.backends.compatibility import contradictions, obstacles
@@ -264,6 +273,8 @@ def _json(path: Path) -> tuple[Kind, _Sections, dict[str, str]]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}", f"give {_KNOWN}") from error
     keys = set(content) if isinstance(content, dict) else set()
+    if keys >= RESULT_KEYS:
+        return "command result", {}, command_result(content)
     for wanted, (kind, section, record) in _RECORDS.items():
         if wanted <= keys:
             sections: _Sections = {section: record.read(path)}

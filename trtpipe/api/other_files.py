@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 OtherKind: TypeAlias = Literal[
     "outputs", "reference outputs", "JUnit report", "Markdown summary", "HTML report", "plot", "log", "external data",
     "profile", "recipe", "written files", "provenance", "reproduction script", "package", "hand-over",
-    "finished hand-over",
+    "finished hand-over", "command result",
 ]  # fmt: skip
 
 _LOG = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d ")
 _PAGE = f'name="generator" content="{GENERATOR}"'.encode()
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
+#: The keys of every document that a command prints with ``--json``.
+RESULT_KEYS = frozenset({"command", "exit_code"})
 #: Bytes of a text that are looked at.
 _MOST_TEXT = 4 << 20
 
@@ -93,6 +95,13 @@ def other_json(path: Path, document: Any) -> tuple[OtherKind, dict[str, str]] | 
     if keys >= {"schema", "plans", "files"}:
         return "package", _package(Model.parse(path.read_bytes(), path))
     return handed_over(document)
+
+
+def command_result(document: Mapping[str, Any]) -> dict[str, str]:
+    """What a command printed with ``--json``, by name and value: its plain values, and those of its report."""
+    report = document.get("report")
+    values = {**(report if isinstance(report, dict) else {}), **document}
+    return {name: str(value) for name, value in values.items() if isinstance(value, (str, int, float))}
 
 
 def package(path: Path) -> dict[str, str]:

@@ -201,11 +201,17 @@ def refuse_missing(job: Job) -> None:
     """
     if isinstance(job.source, OnnxSource) and not job.source.path.exists():
         raise InputError(f"{job.source.path}: no such file", "check the path")
+    from trtpipe.accuracy.metrics import check_floors
+    from trtpipe.isolation.worker import user_limits
+    from trtpipe.pipeline.run_state import check_classes
+
     held: dict[Role, DataSettings | None]
     held = {"calibration-data": job.recipe.data, "evaluation-data": job.recipe.evaluation}
     for role, data in held.items():
         if data is not None and data.source and role not in job.feeds:
             check_source(data.source)
+    check_classes(job)
+    check_floors(job.recipe.evaluation, job.profile.accuracy.min_metric, user_limits(job.settings))
 
 
 def refuse_without_data(job: Job, option: str = "--calib-data") -> None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from trtpipe.autocast.precision_sensitive_chains import precision_sensitive_chains
 from trtpipe.config.formats import FP16, Format
+from trtpipe.passes.decisions import KEPT
 from trtpipe.passes.float32_forms import refused_in
 from trtpipe.passes.graph_pass import node_label
 from trtpipe.passes.infer_types import formal, schema_of
@@ -135,7 +136,7 @@ class HalfRules:
         if node.op_type == "DequantizeLinear" and _dequantized_peak(node) > self._half.largest:
             return f"its largest value is beyond {self._half.storage}"
         if (pattern := pattern_of(node_label(node), self._keep)) is not None:
-            return f"kept by pattern {pattern!r}"
+            return f"{KEPT} {pattern!r}"
         schema = schema_of(node, self._opset_imports)
         if schema is None:
             return "operator without a public schema"

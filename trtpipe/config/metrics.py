@@ -29,8 +29,8 @@ def limit_of_value(name: str, given: float | str, metric: str) -> float:
         InputError: no amount, one that can be read in two ways, or no value that the metric can have: such a limit
             always holds or never does.
     """
-    value = _in_its_unit(name, given, metric)
     low, high = METRICS.get(metric, (-math.inf, math.inf))
+    value = _in_its_unit(name, given, metric, high)
     if not low <= value <= high:
         bounds = f"{low:g} and more" if high == math.inf else f"{low:g} to {high:g} ({100 * low:g}% to {100 * high:g}%)"
         raise InputError(f"{name}: {given} is no value of {metric}, which is {bounds}", "give a value that it can have")
@@ -43,8 +43,8 @@ def limit_of_drop(name: str, given: float | str, metric: str) -> float:
     Raises:
         InputError: as for ``limit_of_value``; of a metric within bounds, more than lies between them.
     """
-    value = _in_its_unit(name, given, metric)
     low, high = METRICS.get(metric, (-math.inf, math.inf))
+    value = _in_its_unit(name, given, metric, high - low)
     if value > high - low:
         raise InputError(
             f"{name}: {given} is more than {metric} can differ by, which is {low:g} to {high:g}",
@@ -53,8 +53,8 @@ def limit_of_drop(name: str, given: float | str, metric: str) -> float:
     return value
 
 
-def _in_its_unit(name: str, given: float | str, metric: str) -> float:
+def _in_its_unit(name: str, given: float | str, metric: str, most: float) -> float:
     try:
-        return amount(parse_amount(given), bounded=metric in METRICS)
+        return amount(parse_amount(given), bounded=metric in METRICS, most=most)
     except ValueError as error:
         raise InputError(f"{name}: {error}", "give the amount with its unit, such as 0.5%") from error

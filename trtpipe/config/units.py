@@ -68,11 +68,12 @@ def parse_amount(given: str | float) -> float | str:
     return value / 100 if abs(value) < 100 else f"{value:g}%"
 
 
-def amount(given: float | str, *, bounded: bool) -> float:
+def amount(given: float | str, *, bounded: bool, most: float = math.inf) -> float:
     """What ``parse_amount`` gave, of a metric.
 
     Args:
-        bounded: whether the metric is a share, at most 1.
+        bounded: whether the metric is a share.
+        most: the largest amount that it can have.
 
     Raises:
         ValueError: 1 or more without a unit, of a share.
@@ -80,9 +81,10 @@ def amount(given: float | str, *, bounded: bool) -> float:
     if isinstance(given, str):
         return float(given.removesuffix("%")) / 100
     if bounded and abs(given) >= 1:
-        raise ValueError(
-            f"{given:g} without a unit may be {given:g} % or {100 * given:g} %: write {given:g}% or {100 * given:g}%"
-        )
+        readings = [f"{percent:g}%" for percent in (given, 100 * given) if abs(percent) <= 100 * most]
+        if not readings:
+            raise ValueError(f"{given:g} is more than {most:g} ({100 * most:g}%), with or without a unit")
+        raise ValueError(f"{given:g} has no unit: write {' or '.join(readings)}")
     return given
 
 

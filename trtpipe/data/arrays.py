@@ -63,7 +63,7 @@ def open_arrays(data: DataSettings, contract: IOContract, arrays: dict[str, Samp
             remedy = suggestion(name, inputs, "inputs here")
             raise InputError(
                 f"{path}: array {name!r} is not an input of the model",
-                f"{remedy}; if it holds the labels, set labels = {name!r} in the recipe",
+                f"{remedy}; if it holds the labels, set labels = {name!r} under [data] of the recipe",
             )
     if missing := [name for name in inputs if name not in arrays]:
         raise InputError(f"{path}: no array for input {missing[0]!r}", suggestion(missing[0], arrays, "arrays here"))

@@ -73,7 +73,8 @@ def list_files(folder: Path, suffixes: frozenset[str], known: Sequence[str] = ()
     if unknown := [name for name in present if name not in classes]:
         raise InputError(
             f"{folder / unknown[0]}: {unknown[0]!r} is none of the {len(classes)} classes",
-            suggestion(unknown[0], classes, "classes"),
+            f"rename the folder, or list the model's classes under the recipe's key classes; "
+            f"{suggestion(unknown[0], classes, 'classes')}",
         )
     return Listing(files, tuple(classes[parts[0]] for parts in found), ignored, tuple(classes), present)
 

@@ -53,7 +53,7 @@ class Agreement:
     def note(self) -> str:
         """A sentence with the names of the nodes."""
         share = f"{len(self.raised)} of {self.found} {self.precision} nodes"
-        return f"the builder keeps {share} in higher precision: {_names(self.raised)}"
+        return f"the builder keeps {share} in higher precision: {named(self.raised)}"
 
 
 def compare(decisions: Sequence[NodeDecision], report: EngineReport) -> tuple[Agreement, ...]:
@@ -99,13 +99,14 @@ def departures(decisions: Sequence[NodeDecision], report: EngineReport) -> tuple
     found = [agreement.note for agreement in compare(decisions, report) if agreement.raised]
     if names := narrowed(decisions, report):
         found.append(
-            f"the builder computes {len(names)} of the nodes left in {FP32.label} in 16 bits: {_names(names)}; it does "
+            f"the builder computes {len(names)} of the nodes left in {FP32.label} in 16 bits: {named(names)}; it does "
             f"not where a node before or after them is in {FP32.label}, too (--keep)"
         )
     return tuple(found)
 
 
-def _names(nodes: tuple[str, ...]) -> str:
+def named(nodes: tuple[str, ...]) -> str:
+    """The first of them, and how many more there are."""
     more = len(nodes) - _NAMED
     return ", ".join(nodes[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 

@@ -24,6 +24,8 @@ UNREACHED = "no calibration sample reached it"
 SENSITIVE = "sensitive"
 #: How the reason begins why a node is kept in float32 that TensorRT takes in nothing else.
 FLOAT32_ALONE = "TensorRT takes it in float32 only"
+#: How the reason begins why a node is kept in higher precision that the user's patterns keep.
+KEPT = "kept by pattern"
 #: What differs between two reasons of one kind: names of tensors and patterns.
 _QUOTED = re.compile(r"'[^']*'")
 _FOR_ACCURACY = "sensitive layers, kept for accuracy"

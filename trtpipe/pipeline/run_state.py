@@ -12,15 +12,18 @@ from trtpipe.artifact import Artifact, FileEntry, IOContract
 from trtpipe.config.build_request import typical_shapes
 from trtpipe.config.preprocessing import FoldedPreprocessing
 from trtpipe.config.profile import ShapeRange
-from trtpipe.config.recipe import DataSettings
+from trtpipe.config.recipe import CalibrationRecipe, DataSettings
 from trtpipe.config.shapes import check_outputs, check_shapes, is_dynamic
 from trtpipe.errors import InputError
 from trtpipe.progress import NullProgress, Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trtpipe.artifact import Feed
     from trtpipe.config.job import Job, Role
     from trtpipe.data.dataset import Dataset
+    from trtpipe.data.folder import Listing
     from trtpipe.report.verdict import Failure
 
 #: The artifacts that are ONNX graphs, in the order they are made.
@@ -79,7 +82,7 @@ class RunState:
             from trtpipe.data.synthetic import RandomDataset
             from trtpipe.isolation.worker import user_limits
 
-            settings, feeds = _data_settings(role, job), job.feeds.get(role)
+            settings, feeds = data_settings(role, job), job.feeds.get(role)
             if settings is not None:
                 folded = job.profile.build.fold_preprocessing or self.prepares_images(settings)
                 limits = user_limits(job.settings)
@@ -183,11 +186,13 @@ def _with_ones(job: Job, contract: IOContract, state: RunState, progress: Progre
     return replace(job, profile=job.profile.model_copy(update={"shapes": (ranges,)}))
 
 
-def _data_settings(role: Role, job: Job) -> DataSettings | None:
+def data_settings(role: Role, job: Job) -> DataSettings | None:
+    """What a role's samples are read by; ``None`` where a recipe names no such data."""
     recipe = job.recipe
     if role == "calibration-data":
         classes = recipe.data.classes or recipe.classes
-        return recipe.data.model_copy(update={"classes": classes}) if recipe.data.source else None
+        labels = recipe.data.labels or _labels_beside(recipe)
+        return recipe.data.model_copy(update={"classes": classes, "labels": labels}) if recipe.data.source else None
     if recipe.evaluation is None or not recipe.evaluation.source:
         return None
     given = recipe.evaluation.model_dump(include=set(DataSettings.model_fields), exclude_unset=True)
@@ -197,17 +202,49 @@ def _data_settings(role: Role, job: Job) -> DataSettings | None:
     )
 
 
-def _folder_classes(data: DataSettings, evaluation: DataSettings) -> tuple[str, ...]:
-    """The classes of the calibration data, where what is evaluated is a folder of these, maybe of some only."""
+def _labels_beside(recipe: CalibrationRecipe) -> str:
+    """The evaluation's name for labels, where the ``.npz`` to calibrate on has such an array, which is no input."""
+    from trtpipe.data.npz import read_members
+
+    name = "" if recipe.evaluation is None else recipe.evaluation.labels
+    path = Path(recipe.data.source)
+    return name if name and path.suffix == ".npz" and path.is_file() and name in read_members(path) else ""
+
+
+def check_classes(job: Job) -> None:
+    """Complain before the long work that a sub-folder is none of the classes that are known.
+
+    Raises:
+        InputError: one is not; the remedy names the nearest class.
+    """
     from trtpipe.data.folder import recognizes
+
+    roles: tuple[Role, ...] = ("calibration-data", "evaluation-data")
+    for role in roles:
+        settings = None if role in job.feeds else data_settings(role, job)
+        if settings is not None and settings.classes and recognizes(settings.source):
+            _list_of(settings)(Path(settings.source), settings.classes)
+
+
+def _list_of(data: DataSettings) -> Callable[..., Listing]:
     from trtpipe.data.images import list_images
     from trtpipe.data.sounds import list_sounds
 
+    return list_sounds if data.audio else list_images
+
+
+def _folder_classes(data: DataSettings, evaluation: DataSettings) -> tuple[str, ...]:
+    """The classes of the calibration data, where what is evaluated is a folder of these, maybe of some only.
+
+    A folder that lacks one of them, and has one that is none of them, cannot number its own.
+    """
+    from trtpipe.data.folder import recognizes
+
     if data.classes or not (recognizes(data.source) and recognizes(evaluation.source)):
         return data.classes
-    list_of = list_sounds if data.audio else list_images
-    known, found = (list_of(Path(each.source)).classes for each in (data, evaluation))
-    return known if set(found) <= set(known) else ()
+    known, found = (_list_of(data)(Path(each.source)).classes for each in (data, evaluation))
+    alike = {name.casefold() for name in found} & {name.casefold() for name in known}
+    return known if alike and not set(known) <= set(found) else ()
 
 
 def artifact_from_file(kind: str, path: Path, target: str | None = None, *, seal_in: Path | None = None) -> Artifact:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from trtpipe.calibration.corrections import Corrections
 from trtpipe.config.formats import FP32, Format
 from trtpipe.passes.constants import is_constant
-from trtpipe.passes.decisions import UNREACHED
+from trtpipe.passes.decisions import KEPT, UNREACHED
 from trtpipe.passes.graph_pass import enclosing, node_label, owners_of, reached, result_of
 from trtpipe.passes.macs import sizes_of, skipped, unprofitable, work_of
 from trtpipe.passes.node_names import pattern_of
@@ -379,7 +379,7 @@ class _Analysis:
     def _refused(self, node: ir.Node) -> str | None:
         """Why no rule applies to ``node`` at all."""
         if (pattern := pattern_of(node_label(node), self._keep)) is not None:
-            return f"kept by pattern {pattern!r}"
+            return f"{KEPT} {pattern!r}"
         return _unobservable(node, self._owners)
 
     def _readers(self, value: ir.Value) -> frozenset[tuple[str, str]]:

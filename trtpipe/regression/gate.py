@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from trtpipe.accuracy.consistency import require_consistent
 from trtpipe.artifact import PublicRecord, Record
 from trtpipe.config.profile import AccuracyGate
 from trtpipe.errors import InputError
-from trtpipe.regression.baseline import calibration_data
+from trtpipe.regression.baseline import calibration_data, require_sound
 from trtpipe.regression.bundle import Build, entries
 from trtpipe.regression.significance import SignificanceTest, compare_metric
 from trtpipe.report.verdict import WORDS, Verdict
@@ -135,7 +134,7 @@ def check_build(
         InputError: the baseline is of another model, other data or another metric, its figures contradict each other,
             or a least value is of another metric.
     """
-    require_consistent(name, baseline.metrics, baseline.comparisons, baseline.evaluation, baseline.samples)
+    require_sound(baseline, name)
     _comparable(build, baseline, name)
     change = _change(build, baseline)
     findings = [
@@ -149,7 +148,7 @@ def check_build(
 
 def _comparable(build: Build, baseline: Baseline, name: str) -> None:
     shared = baseline.weights.keys() & build.weights.keys()
-    other = "they share no weight" if baseline.weights and build.weights and not shared else ""
+    other = "they share no weight" if (baseline.weights or build.weights) and not shared else ""
     if broken := baseline.contract.difference(build.contract) or other:
         raise InputError(
             f"{name}: a baseline of another model: {broken}", "make one for this model: --save-baseline FILE"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from trtpipe.artifact import Record
 from trtpipe.config.formats import FORMATS, FP16, FP32, Precision
 from trtpipe.config.units import format_bytes
-from trtpipe.engine.agreement import compare, departures
-from trtpipe.passes.decisions import FLOAT32_ALONE, WorkShare
+from trtpipe.engine.agreement import compare, departures, named
+from trtpipe.passes.decisions import FLOAT32_ALONE, KEPT, WorkShare
 from trtpipe.passes.operators import RECURRENT, WEIGHTED
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trtpipe.config.formats import Format
     from trtpipe.engine.record import EngineRecord
     from trtpipe.engine.report import EngineLayer, EngineReport, EngineTensor
+    from trtpipe.passes.decisions import NodeDecision
     from trtpipe.report.stage_records import LowerRecord
 
 #: Element types of the builder that an engine in 16 bits has in 16 bits.
@@ -67,9 +68,9 @@ def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineR
     What the builder reports of Conv and GEMM layers counts, and of other kernels in 16 bits; the lowering, where it
     reports none.
     A graph without Conv and GEMM layers has nothing that 16 bits would be for, and layers that TensorRT takes in
-    float32 only have nothing else.
+    float32 only have nothing else. Where the user's patterns keep what there is, nothing came of the precision.
     """
-    if not asked.formats or (asked.quantized is None and _without_conv_gemm(reports)):
+    if not asked.formats or (asked.quantized is None and _without_conv_gemm(lowered, reports)):
         return True
     if asked.half is not None and _in_float32_alone(lowered):
         return True
@@ -79,6 +80,8 @@ def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineR
     weighted = [layer for layer in kernels if layer.is_conv_gemm]
     if any(types & layer.types for layer in weighted):
         return True
+    if _kept_by_user(asked, lowered):
+        return False
     if weighted and not any(types & layer.types for layer in kernels if asked.half is not None):
         return False
     if asked.half is None and lowered.work is not None and lowered.work.total:
@@ -86,13 +89,29 @@ def _given(asked: Precision, lowered: LowerRecord, reports: Mapping[str, EngineR
     return any(node.precision in labels for node in lowered.nodes)
 
 
-def _without_conv_gemm(reports: Mapping[str, EngineReport]) -> bool:
+def _without_conv_gemm(lowered: LowerRecord, reports: Mapping[str, EngineReport]) -> bool:
+    """By the graph too: the builder computes a small Gemm in a kernel of another kind."""
+    if _weighted(lowered):
+        return False
     return bool(reports) and not any(report.conv_gemm_types for report in reports.values())
+
+
+def _weighted(lowered: LowerRecord) -> tuple[NodeDecision, ...]:
+    """The Conv, GEMM and recurrent nodes."""
+    return tuple(node for node in lowered.nodes if node.op in WEIGHTED | RECURRENT)
+
+
+def _kept_by_user(asked: Precision, lowered: LowerRecord) -> tuple[str, ...]:
+    """The Conv, GEMM and recurrent nodes that the user's patterns keep, if none computes in what was asked for."""
+    labels, weighted = {form.label for form in asked.formats}, _weighted(lowered)
+    if any(node.precision in labels for node in weighted):
+        return ()
+    return tuple(node.node for node in weighted if KEPT in node.reason)
 
 
 def _in_float32_alone(lowered: LowerRecord) -> tuple[str, ...]:
     """The Conv, GEMM and recurrent nodes, if TensorRT takes each of them in float32 only; else none."""
-    weighted = [node for node in lowered.nodes if node.op in WEIGHTED | RECURRENT]
+    weighted = _weighted(lowered)
     alone = tuple(node.node for node in weighted if node.reason.startswith(FLOAT32_ALONE))
     return alone if len(alone) == len(weighted) else ()
 
@@ -104,12 +123,15 @@ def _remarks(asked: Precision, given: bool, lowered: LowerRecord, engines: Mappi
         if kept:
             yield from dict.fromkeys(kept)
             return
+        if by_user := _kept_by_user(asked, lowered):
+            yield f"nothing was lowered to {asked}: --keep keeps {named(by_user)}"
+            return
         yield f"nothing was lowered to {asked} ({found}): trtpipe inspect lowered.onnx gives the reason for each node"
         return  # what such an engine would cost is no matter
     labels = {form.label for form in asked.formats}
     if labels and not any(node.precision in labels for node in lowered.nodes):
         reports = {label: record.report for label, record in engines.items() if record.report is not None}
-        if _without_conv_gemm(reports):
+        if _without_conv_gemm(lowered, reports):
             yield f"nothing was lowered to {asked}: there is no Conv or GEMM layer"
         elif alone := _in_float32_alone(lowered):
             yield f"nothing was lowered to {asked}: TensorRT takes {', '.join(alone)} in float32 only"
@@ -144,7 +166,9 @@ def _other_than_float32(report: EngineReport) -> str:
 
 def _instead(asked: Precision) -> str:
     mixed = next((each for each in Precision if each.quantized is asked.quantized and each.mixed), None)
-    return f"--{mixed or FP16} computes the rest in {FP16.name}" if mixed else f"compare it with --{FP16}"
+    if mixed is None or asked.quantized is None:
+        return f"compare it with --{FP16}"
+    return f"--{mixed} computes what is not in {asked.quantized.name} in {FP16.name}"
 
 
 def dearer(record: EngineRecord, quantized: Format) -> str:

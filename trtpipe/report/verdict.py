@@ -284,7 +284,14 @@ def _accuracy(evidence: Evidence) -> Gate:
         summary = (
             f"outputs within tolerance on {report.samples} real sample{'s' * (report.samples != 1)}{report.extent}"
         )
+        if report.unjudged:
+            summary += f"; {_not_judged(report)}"
     return Gate(outcome="passed", summary=summary)
+
+
+def _not_judged(report: ParityReport) -> str:
+    """Names the outputs without a limit."""
+    return f"{', '.join(map(repr, report.unjudged))} not judged"
 
 
 def _latency(evidence: Evidence) -> Gate:
@@ -358,6 +365,8 @@ def _more(verdict: Verdict, evidence: Evidence) -> Iterator[str]:
         yield f"handed over: {', '.join(verdict.handed_over)}"
     if verdict.precision is not None and not verdict.precision.given and evidence.engines:
         yield f"nothing computes in {verdict.precision.asked}"
+    if verdict.accuracy.outcome == "passed" and evidence.parity is not None and evidence.parity.unjudged:
+        yield _not_judged(evidence.parity)
     if verdict.accuracy.outcome == "failed":
         stage = evidence.parity.failing_stage if evidence.parity is not None else ""
         yield "accuracy gate failed" + (f", first in {stage}" if stage else "")

@@ -36,7 +36,7 @@ class Evaluate(Stage[EvaluateSettings]):
 
     name = "evaluate"
     produces = "metric"
-    version = 3
+    version = 4
     packages = ("onnxruntime", "numpy", "onnx-ir")
 
     def __init__(self, label: Literal["model", "lowered"]) -> None:

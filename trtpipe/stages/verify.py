@@ -60,7 +60,7 @@ class Verify(Stage[VerifySettings]):
 
     name = "verify"
     produces = "parity"
-    version = 14
+    version = 15
     packages = ("onnxruntime", "polygraphy", "numpy", "onnx-ir")
     optional = ("reference",)
 
@@ -373,7 +373,7 @@ def _unjudged_integers(report: ParityReport) -> Iterator[str]:
             ungated = output.agreement is not None and output.tolerance.min_agreement is None
             if ungated and output.mean_abs > _MANY_DIFFER:
                 yield (
-                    f"{comparison.artifact}: {output.mean_abs:.0%} of the integers in output {output.output!r} differ "
+                    f"{comparison.artifact}: {output.mean_abs:.0%} of the values in output {output.output!r} differ "
                     f"from {report.reference}'s; evaluate a metric, or give --min-agreement {output.output}:SHARE"
                 )
 
