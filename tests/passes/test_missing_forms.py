@@ -107,6 +107,20 @@ def test_scattering_with_a_reduction(reduction: str, axis: int) -> None:
     np.testing.assert_allclose(run(result, feed)["y"], run(proto, feed)["y"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("updates", [1, 3])
+@pytest.mark.parametrize("reduction", ["max", "min"])
+def test_what_all_updates_hit_still_counts(reduction: str, updates: int) -> None:
+    proto = model(
+        f"(float[2,4] d, float[2,{updates}] u) => (float[2,4] y) "
+        f'{{ y = ScatterElements<axis=1, reduction="{reduction}">(d, p, u) }}', opset=18,
+        p=np.full((2, updates), 2),
+    )  # fmt: skip
+    result, sign = written(proto), 1 if reduction == "max" else -1
+    feed = {"d": normal(2, 4), "u": normal(2, updates) - 10 * sign}
+    assert "ScatterElements" not in operators(result)
+    np.testing.assert_array_equal(run(result, feed)["y"], feed["d"])
+
+
 @pytest.mark.parametrize("kind", ["AveragePool<count_include_pad=1, ", "AveragePool<", "MaxPool<"])
 @pytest.mark.parametrize(("window", "strides"), [([300, 300], [300, 300]), ([7, 8], [7, 8]), ([9, 7], [3, 1])])
 def test_pooling_with_a_window_larger_than_the_map(kind: str, window: list[int], strides: list[int]) -> None:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 #: Elements of the largest tensor that a scatter is spread to: 64 MiB of float32.
 _MOST_ELEMENTS = 1 << 24
+#: reduction -> how updates are reduced, what counts for none, and how the result is joined with the data.
 _REDUCED = {
-    "add": ("ReduceSum", 0.0),
-    "mul": ("ReduceProd", 1.0),
-    "max": ("ReduceMax", None),
-    "min": ("ReduceMin", None),
+    "add": ("ReduceSum", 0.0, "Add"),
+    "mul": ("ReduceProd", 1.0, "Mul"),
+    "max": ("ReduceMax", None, "Max"),  # none: the data itself
+    "min": ("ReduceMin", None, "Min"),
 }
 
 
@@ -143,7 +144,7 @@ def _scatter(node: ir.Node, w: Writer) -> bool:
     fits = chosen is not None and all(a == b for at, (a, b) in enumerate(zip(whole, chosen, strict=True)) if at != axis)
     if not fits or chosen is None or int(np.prod(chosen)) * whole[axis] > _MOST_ELEMENTS:
         return False
-    reduce, neutral = _REDUCED[reduction]
+    reduce, neutral, join = _REDUCED[reduction]
     here = [1] * (len(whole) + 1)
     here[axis] = whole[axis]
     positions = w.constant(np.arange(whole[axis]).reshape(here), places)
@@ -152,9 +153,7 @@ def _scatter(node: ir.Node, w: Writer) -> bool:
     other = w.unsqueezed(data, [axis + 1]) if neutral is None else w.constant(neutral, data)
     spread = w.op("Where", meant, w.unsqueezed(updates, [axis]), other, dtype=data.dtype)
     reduced = w.reduce(reduce, spread, [axis + 1], keepdims=False)
-    if neutral is not None:
-        reduced = w.op("Add" if reduction == "add" else "Mul", data, reduced)
-    w.replace(reduced)
+    w.replace(w.op(join, data, reduced))
     return True
 
 
