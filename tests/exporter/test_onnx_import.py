@@ -9,7 +9,7 @@ from models import CASES, conv_net, feed_for, listed_initializers, model, normal
 from onnx import helper
 
 from trtpipe.config.stage_settings import ExportStageSettings
-from trtpipe.errors import InputError
+from trtpipe.errors import InputError, StageError
 from trtpipe.exporter.onnx_import import copy_checked
 from trtpipe.exporter.request import OnnxRequest
 from trtpipe.preflight import onnx_io, seal_model
@@ -230,3 +230,37 @@ class TestInvalid:
             path.write_bytes(whole[:length])
             with pytest.raises(InputError, match=r"given\.onnx"):
                 export(path)
+
+
+@pytest.mark.parametrize("zero", [np.int8(0), np.uint8(3)])
+@pytest.mark.parametrize("requantize", [False, True])
+def test_quantized_operators_of_onnxruntimes_own(export, tmp_path, zero, requantize):
+    scale = np.float32(0.1)
+    proto = model(
+        "(float[2] x) => (float[2] y) { q = QuantizeLinear(x, s, z) r = Relu(q) y = DequantizeLinear(r, s, z) }",
+        s=scale, z=np.array(zero),
+    )  # fmt: skip
+    add = proto.graph.node[1]
+    add.op_type, add.domain = "QLinearAdd", "com.microsoft"
+    add.input[:] = ["q", "s", "z", "q", "s", "z", "s", "z"]
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    path = save(proto, tmp_path / "given.onnx")
+    if zero and not requantize:
+        with pytest.raises(StageError, match=r"QLinearAdd") as raised:
+            export(path, requantize=requantize)
+        assert "--requantize" in raised.value.remedy
+        return
+    copied, record, _ = export(path, requantize=requantize)
+    assert {node.domain for node in copied.graph.node} == {""}
+    assert ("QuantizeLinear" in {node.op_type for node in copied.graph.node}) is not requantize
+    feed = {"x": np.array([0.5, 1.2], np.float32)}
+    np.testing.assert_allclose(run(copied, feed)["y"], 2 * feed["x"], atol=1e-6)
+
+
+def test_what_cannot_be_requantized_is_refused_by_name(export, tmp_path):
+    proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = "MatMulNBits", "com.microsoft"
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(StageError, match="MatMulNBits") as raised:
+        export(save(proto, tmp_path / "given.onnx"))
+    assert "--requantize" not in raised.value.remedy

@@ -56,9 +56,9 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
     model = model_of(proto, sealed)
     _open_dimensions(model)
     try:
+        model = settle_quantizers(model, notes, requantize=request.settings.requantize)
         if (reason := unwritten(model)) is not None:
             raise StageError(reason, "export the model without onnxruntime's optimizer, or replace the operator")
-        model = settle_quantizers(model, notes, requantize=request.settings.requantize)
     except StageError as error:
         raise StageError(f"{label}: {error.message}", error.remedy) from error
     settle_half_formats(model, notes, request.settings.kept)

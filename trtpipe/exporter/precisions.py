@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe.errors import StageError
 from trtpipe.passes.clean_up import clean_up
+from trtpipe.passes.contrib_operators import unwritten
 from trtpipe.passes.foreign_quantizers import foreign_quantizers
 from trtpipe.passes.graph_pass import node_label, run_passes
 from trtpipe.passes.qoperators import SpreadQOperators
@@ -54,7 +55,7 @@ def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) ->
         raise StageError(
             f"{reason}{of_which}",
             "give the model as it was before it was quantized, or quantize it symmetrically"
-            if requantize
+            if requantize or unwritten(model) is not None  # such operators cannot be taken out
             else "add --requantize, with --calib-data for int8: its quantizers are taken out, and ranges are found "
             "anew; or give the model as it was before it was quantized",
         )
