@@ -250,7 +250,7 @@ def test_quantized_operators_of_onnxruntimes_own(export, tmp_path, zero, requant
             export(path, requantize=requantize)
         assert "--requantize" in raised.value.remedy
         return
-    copied, record, _ = export(path, requantize=requantize)
+    copied, _, _ = export(path, requantize=requantize)
     assert {node.domain for node in copied.graph.node} == {""}
     assert ("QuantizeLinear" in {node.op_type for node in copied.graph.node}) is not requantize
     feed = {"x": np.array([0.5, 1.2], np.float32)}
