@@ -264,3 +264,23 @@ def test_what_cannot_be_requantized_is_refused_by_name(export, tmp_path):
     with pytest.raises(StageError, match="MatMulNBits") as raised:
         export(save(proto, tmp_path / "given.onnx"))
     assert "--requantize" not in raised.value.remedy
+
+
+def test_plug_ins_in_onnxs_own_domain(export, tmp_path):
+    proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.graph.node[0].op_type = "EfficientNMS_TRT"
+    copied, record, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert [(node.domain, node.op_type) for node in copied.graph.node] == [("trt.plugins", "EfficientNMS_TRT")]
+    assert any("EfficientNMS_TRT" in note for note in record.notes)
+
+
+def test_what_onnxruntimes_optimizer_writes_into_onnxs_own_domain(export, tmp_path):
+    proto = model("(float[2,8] x) => (float[2,8] y) { y = Relu(x, s) }", s=normal(8, seed=1))
+    node = proto.graph.node[0]
+    node.op_type = "SimplifiedLayerNormalization"
+    node.attribute.extend([helper.make_attribute("axis", -1), helper.make_attribute("epsilon", 1e-3)])
+    feed = {"x": normal(2, 8)}
+    wanted = run(proto, feed)["y"]
+    copied, _, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert {each.domain for each in copied.graph.node} == {""}
+    np.testing.assert_allclose(run(copied, feed)["y"], wanted, rtol=1e-5, atol=1e-6)

@@ -12,8 +12,10 @@ from trtpipe.exporter.precisions import settle_half_formats, settle_quantizers
 from trtpipe.exporter.repairs import repair, settle_defaults
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
-from trtpipe.passes.contrib_operators import unwritten
-from trtpipe.passes.graph_pass import graphs_of
+from trtpipe.passes.contrib_operators import WriteContribOperators, unwritten
+from trtpipe.passes.graph_pass import graphs_of, run_passes
+from trtpipe.passes.infer_types import InferTypes
+from trtpipe.preflight.checks import STRAY
 from trtpipe.preflight.onnx_io import (
     attributed_to,
     contract_of,
@@ -56,6 +58,8 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
     model = model_of(proto, sealed)
     _open_dimensions(model)
     try:
+        if any(node.op_type in STRAY for node in model.graph.all_nodes()):  # onnxruntime has them in ONNX's domain only
+            run_passes(model, (InferTypes(), WriteContribOperators()))
         model = settle_quantizers(model, notes, requantize=request.settings.requantize)
         if (reason := unwritten(model)) is not None:
             raise StageError(reason, "export the model without onnxruntime's optimizer, or replace the operator")
