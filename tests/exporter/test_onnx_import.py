@@ -147,6 +147,11 @@ def test_what_no_engine_takes_is_named(export, tmp_path, graph, words):
         export(save(model(graph), tmp_path / "given.onnx"))
 
 
+def test_an_output_that_is_an_input_is_refused_by_name(export, tmp_path):
+    with pytest.raises(InputError, match=r"given.onnx: output 'x' is an input too"):
+        export(save(model("(float[2] x) => (float[2] y, float[2] x) { y = Relu(x) }"), tmp_path / "given.onnx"))
+
+
 class TestOperators:
     @pytest.mark.parametrize(
         ("domain", "op", "known"),

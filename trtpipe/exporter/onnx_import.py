@@ -96,7 +96,16 @@ def _run_checker(path: Path) -> None:
 
 
 def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
-    """Raise InputError for an input or output that an engine cannot have: text, a sequence, an optional, a map."""
+    """Raise InputError for an input or output that an engine cannot have: text, a sequence, an optional, a map, or one
+    tensor that is both.
+    """
+    given = {value.name for value in graph.input}
+    for value in graph.output:
+        if value.name in given:
+            raise InputError(
+                f"{source}: output {value.name!r} is an input too; an engine has no two tensors of one name",
+                "remove the output from the model, or give it a name of its own with an Identity",
+            )
     for side, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             kind = value.type.WhichOneof("value") or "tensor_type"
