@@ -289,3 +289,11 @@ def test_what_onnxruntimes_optimizer_writes_into_onnxs_own_domain(export, tmp_pa
     copied, _, _ = export(save(proto, tmp_path / "given.onnx"))
     assert {each.domain for each in copied.graph.node} == {""}
     np.testing.assert_allclose(run(copied, feed)["y"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_plug_ins_that_nothing_reads_are_left_out(export, tmp_path):
+    proto = model("(float[2] x) => (float[2] y) { y = Relu(x) d = Odd(x) e = Odd(d) }")
+    for node in proto.graph.node[1:]:
+        node.domain = "vision"
+    proto.opset_import.append(helper.make_opsetid("vision", 1))
+    assert [node.op_type for node in export(save(proto, tmp_path / "given.onnx"))[0].graph.node] == ["Relu"]

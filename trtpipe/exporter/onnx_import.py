@@ -15,6 +15,7 @@ from trtpipe.isolation.worker import Report
 from trtpipe.passes.contrib_operators import WriteContribOperators, unwritten
 from trtpipe.passes.graph_pass import graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.plugins import plugin_nodes
 from trtpipe.preflight.checks import STRAY
 from trtpipe.preflight.onnx_io import (
     attributed_to,
@@ -57,6 +58,7 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
     _refuse_many_bodies(proto.graph, label)
     model = model_of(proto, sealed)
     _open_dimensions(model)
+    _drop_unread_plugins(model)
     try:
         if any(node.op_type in STRAY for node in model.graph.all_nodes()):  # onnxruntime has them in ONNX's domain only
             run_passes(model, (InferTypes(), WriteContribOperators()))
@@ -126,6 +128,13 @@ def _refuse_many_bodies(graph: onnx.GraphProto, source: Path) -> None:
             f"{source}: its nodes have {count} bodies; {_MOST_BODIES} is the most that shape inference gets through",
             "export the model with fewer branches and loops",
         )
+
+
+def _drop_unread_plugins(model: ir.Model) -> None:
+    """Leave out plug-ins whose results nothing reads, as engines do: what they would read is nothing to compare."""
+    for node in reversed(plugin_nodes(model)):
+        if node.graph is not None and not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            node.graph.remove(node, safe=True)
 
 
 def _open_dimensions(model: ir.Model) -> None:
