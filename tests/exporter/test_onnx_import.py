@@ -9,7 +9,7 @@ from models import CASES, conv_net, feed_for, listed_initializers, model, normal
 from onnx import helper
 
 from trtpipe.config.stage_settings import ExportStageSettings
-from trtpipe.errors import InputError
+from trtpipe.errors import InputError, StageError
 from trtpipe.exporter.onnx_import import copy_checked
 from trtpipe.exporter.request import OnnxRequest
 from trtpipe.preflight import onnx_io, seal_model
@@ -147,6 +147,11 @@ def test_what_no_engine_takes_is_named(export, tmp_path, graph, words):
         export(save(model(graph), tmp_path / "given.onnx"))
 
 
+def test_an_output_that_is_an_input_is_refused_by_name(export, tmp_path):
+    with pytest.raises(InputError, match=r"given.onnx: output 'x' is an input too"):
+        export(save(model("(float[2] x) => (float[2] y, float[2] x) { y = Relu(x) }"), tmp_path / "given.onnx"))
+
+
 class TestOperators:
     @pytest.mark.parametrize(
         ("domain", "op", "known"),
@@ -230,3 +235,65 @@ class TestInvalid:
             path.write_bytes(whole[:length])
             with pytest.raises(InputError, match=r"given\.onnx"):
                 export(path)
+
+
+@pytest.mark.parametrize("zero", [np.int8(0), np.uint8(3)])
+@pytest.mark.parametrize("requantize", [False, True])
+def test_quantized_operators_of_onnxruntimes_own(export, tmp_path, zero, requantize):
+    scale = np.float32(0.1)
+    proto = model(
+        "(float[2] x) => (float[2] y) { q = QuantizeLinear(x, s, z) r = Relu(q) y = DequantizeLinear(r, s, z) }",
+        s=scale, z=np.array(zero),
+    )  # fmt: skip
+    add = proto.graph.node[1]
+    add.op_type, add.domain = "QLinearAdd", "com.microsoft"
+    add.input[:] = ["q", "s", "z", "q", "s", "z", "s", "z"]
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    path = save(proto, tmp_path / "given.onnx")
+    if zero and not requantize:
+        with pytest.raises(StageError, match=r"QLinearAdd") as raised:
+            export(path, requantize=requantize)
+        assert "--requantize" in raised.value.remedy
+        return
+    copied, _, _ = export(path, requantize=requantize)
+    assert {node.domain for node in copied.graph.node} == {""}
+    assert ("QuantizeLinear" in {node.op_type for node in copied.graph.node}) is not requantize
+    feed = {"x": np.array([0.5, 1.2], np.float32)}
+    np.testing.assert_allclose(run(copied, feed)["y"], 2 * feed["x"], atol=1e-6)
+
+
+def test_what_cannot_be_requantized_is_refused_by_name(export, tmp_path):
+    proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = "MatMulNBits", "com.microsoft"
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(StageError, match="MatMulNBits") as raised:
+        export(save(proto, tmp_path / "given.onnx"))
+    assert "--requantize" not in raised.value.remedy
+
+
+def test_plug_ins_in_onnxs_own_domain(export, tmp_path):
+    proto = model("(float[2] x) => (float[2] y) { y = Relu(x) }")
+    proto.graph.node[0].op_type = "EfficientNMS_TRT"
+    copied, record, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert [(node.domain, node.op_type) for node in copied.graph.node] == [("trt.plugins", "EfficientNMS_TRT")]
+    assert any("EfficientNMS_TRT" in note for note in record.notes)
+
+
+def test_what_onnxruntimes_optimizer_writes_into_onnxs_own_domain(export, tmp_path):
+    proto = model("(float[2,8] x) => (float[2,8] y) { y = Relu(x, s) }", s=normal(8, seed=1))
+    node = proto.graph.node[0]
+    node.op_type = "SimplifiedLayerNormalization"
+    node.attribute.extend([helper.make_attribute("axis", -1), helper.make_attribute("epsilon", 1e-3)])
+    feed = {"x": normal(2, 8)}
+    wanted = run(proto, feed)["y"]
+    copied, _, _ = export(save(proto, tmp_path / "given.onnx"))
+    assert {each.domain for each in copied.graph.node} == {""}
+    np.testing.assert_allclose(run(copied, feed)["y"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_plug_ins_that_nothing_reads_are_left_out(export, tmp_path):
+    proto = model("(float[2] x) => (float[2] y) { y = Relu(x) d = Odd(x) e = Odd(d) }")
+    for node in proto.graph.node[1:]:
+        node.domain = "vision"
+    proto.opset_import.append(helper.make_opsetid("vision", 1))
+    assert [node.op_type for node in export(save(proto, tmp_path / "given.onnx"))[0].graph.node] == ["Relu"]

@@ -114,6 +114,15 @@ def test_a_model_without_inputs_is_compared_too(simplified, tmp_path):
         assert [difference.output for difference in simplified(proto, feeds=feeds)[1].parity] == ["y"]
 
 
+def test_what_a_plug_in_reads_may_be_folded(simplified):
+    proto = model(
+        "(float[1,4] x) => (float[1,4] y) { a = Neg(x) k = Exp(c) n = Shape(x) y = Odd(a, k, n) }", c=normal(4)
+    )
+    proto.graph.node[-1].domain = "vision"
+    proto.opset_import.append(onnx.helper.make_opsetid("vision", 1))
+    assert [difference.output for difference in simplified(proto)[1].parity] == ["y/input_0", "y/input_1", "y/input_2"]
+
+
 class TestOnnxsimFails:
     """The caller tries again without it."""
 

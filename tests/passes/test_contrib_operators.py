@@ -96,6 +96,14 @@ CASES: dict[str, tuple[Any, ...]] = {
     "Attention with a mask": (
         "Attention", {"x": x(), "m": MASK}, WEIGHT, {"num_heads": 2, "order": ["x", "w", "b", "m"]},
     ),
+    "Attention with a mask of other numbers": (
+        "Attention", {"x": x(), "m": MASK * np.array([[3], [2]], np.int32) - (MASK == 0)}, WEIGHT,
+        {"num_heads": 2, "order": ["x", "w", "b", "m"]},
+    ),
+    "MultiHeadAttention with a mask of other numbers": (
+        "MultiHeadAttention", {"q": x(), "k": x(seed=3), "v": x(seed=4), "m": MASK * 3}, {},
+        {"num_heads": 2, "order": ["q", "k", "v", "", "m"]},
+    ),
     "Attention with lengths": (
         "Attention", {"x": x(), "m": LENGTHS}, WEIGHT, {"num_heads": 4, "order": ["x", "w", "b", "m"]},
     ),

@@ -12,8 +12,11 @@ from trtpipe.exporter.precisions import settle_half_formats, settle_quantizers
 from trtpipe.exporter.repairs import repair, settle_defaults
 from trtpipe.exporter.request import MODEL, ExportReply, OnnxRequest
 from trtpipe.isolation.worker import Report
-from trtpipe.passes.contrib_operators import unwritten
-from trtpipe.passes.graph_pass import graphs_of
+from trtpipe.passes.contrib_operators import WriteContribOperators, unwritten
+from trtpipe.passes.graph_pass import graphs_of, run_passes
+from trtpipe.passes.infer_types import InferTypes
+from trtpipe.passes.plugins import plugin_nodes
+from trtpipe.preflight.checks import STRAY
 from trtpipe.preflight.onnx_io import (
     attributed_to,
     contract_of,
@@ -55,7 +58,10 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
     _refuse_many_bodies(proto.graph, label)
     model = model_of(proto, sealed)
     _open_dimensions(model)
+    _drop_unread_plugins(model)
     try:
+        if any(node.op_type in STRAY for node in model.graph.all_nodes()):  # onnxruntime has them in ONNX's domain only
+            run_passes(model, (InferTypes(), WriteContribOperators()))
         model = settle_quantizers(model, notes, requantize=request.settings.requantize)
         if (reason := unwritten(model)) is not None:
             raise StageError(reason, "export the model without onnxruntime's optimizer, or replace the operator")
@@ -92,7 +98,16 @@ def _run_checker(path: Path) -> None:
 
 
 def refuse_interface(graph: onnx.GraphProto, source: Path) -> None:
-    """Raise InputError for an input or output that an engine cannot have: text, a sequence, an optional, a map."""
+    """Raise InputError for an input or output that an engine cannot have: text, a sequence, an optional, a map, or one
+    tensor that is both.
+    """
+    given = {value.name for value in graph.input}
+    for value in graph.output:
+        if value.name in given:
+            raise InputError(
+                f"{source}: output {value.name!r} is an input too; an engine has no two tensors of one name",
+                "remove the output from the model, or give it a name of its own with an Identity",
+            )
     for side, values in (("input", graph.input), ("output", graph.output)):
         for value in values:
             kind = value.type.WhichOneof("value") or "tensor_type"
@@ -113,6 +128,13 @@ def _refuse_many_bodies(graph: onnx.GraphProto, source: Path) -> None:
             f"{source}: its nodes have {count} bodies; {_MOST_BODIES} is the most that shape inference gets through",
             "export the model with fewer branches and loops",
         )
+
+
+def _drop_unread_plugins(model: ir.Model) -> None:
+    """Leave out plug-ins whose results nothing reads, as engines do: what they would read is nothing to compare."""
+    for node in reversed(plugin_nodes(model)):
+        if node.graph is not None and not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            node.graph.remove(node, safe=True)
 
 
 def _open_dimensions(model: ir.Model) -> None:

@@ -20,6 +20,7 @@ from trtpipe.exporter.constant_branches import take_constant_branches
 from trtpipe.exporter.declared_types import state_types
 from trtpipe.exporter.deprecated import replace_deprecated
 from trtpipe.passes.node_names import pattern_of
+from trtpipe.preflight.checks import STRAY
 from trtpipe.preflight.ordering import sorted_order
 from trtpipe.preflight.versions import OPSETS_SINCE, assumed_opset
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 Repair: TypeAlias = Callable[[onnx.ModelProto], Iterator[str]]
 
 _OWN = ("", "ai.onnx")
+_MICROSOFT, _PLUGINS = "com.microsoft", "trt.plugins"
 #: Names that a note lists.
 _NAMED = 5
 #: The version of the format since which an initializer need not be an input.
@@ -58,6 +60,18 @@ def repair(model: onnx.ModelProto) -> list[str]:
         ["the graph had no name"]
     """
     return [note for each in REPAIRS for note in each(model)]
+
+
+def give_domains(model: onnx.ModelProto) -> Iterator[str]:
+    """Take out of ONNX's own domain what ONNX does not have: plug-ins as graph editors add them, and operators that
+    onnxruntime's optimizer writes there. The preliminary check has refused all others.
+    """
+    local = {function.name for function in model.functions}
+    for node in _nodes(model.graph):
+        if node.domain in _OWN and node.op_type not in local and not onnx.defs.has(node.op_type):
+            node.domain = _MICROSOFT if node.op_type in STRAY else _PLUGINS
+            label = node.name or node.output[0]
+            yield f"{node.op_type} {label!r} is no operator of ONNX's own: the domain {node.domain!r} was assumed"
 
 
 def state_versions(model: onnx.ModelProto) -> Iterator[str]:
@@ -266,6 +280,7 @@ def name_nodes(model: onnx.ModelProto) -> Iterator[str]:
 
 #: All repairs, in order: each may rely on those before it.
 REPAIRS: tuple[Repair, ...] = (
+    give_domains,
     state_versions,
     name_graphs,
     fill_sparse,

@@ -129,6 +129,9 @@ def _counting(w: Writer, padding: ir.Value, keys: ir.Value) -> ir.Value:
     if len(padding.shape) == 1:
         lengths = w.reshaped(w.cast(padding, ir.DataType.INT64), [-1, 1])
         padding = w.op("Less", w.reshaped(_positions(w, keys), [1, -1]), lengths, dtype=ir.DataType.BOOL)
+    else:  # any number above 0 keeps a key
+        whole = w.cast(padding, ir.DataType.INT64)
+        padding = w.op("Greater", whole, w.constant(0), dtype=ir.DataType.BOOL)
     return w.unsqueezed(w.cast(padding, keys.dtype), [1, 2])
 
 

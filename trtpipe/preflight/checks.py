@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _DEFAULT = Budgets()
 #: Domains of operators outside ONNX's own schemas that TensorRT or onnxruntime provide.
 _VENDORS = frozenset({"com.microsoft", "trt", "trt.plugins", "ai.onnx.preview.training"})
+#: onnxruntime's operators that its optimizer writes into ONNX's own domain.
+STRAY = frozenset({"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"})
 _REPLACE = "replace the operator, or export the model without it"
 _CORRECT = "correct the node named above"
 #: AttributeProto.AttributeType -> number of the field that holds such a value.
@@ -165,7 +167,7 @@ class Operators:
         if self._is_foreign(node):
             return
         schema = self.schema(node, opsets)
-        if schema is None and _names_plugin(node, domain, names):
+        if schema is None and (_names_plugin(node, domain, names) or (domain == "" and node.op_type in STRAY)):
             return
         if schema is None:
             opset = opsets.get(domain, 1)
