@@ -75,3 +75,41 @@ def test_a_difference_that_leaves_enough():
     found = kept("(float[N,4] x) => (float[N,4] y) { s = Sub(x, mu) d = Div(s, sd) y = Relu(d) }", weights=CONSTANTS,
                  x=TensorRange(minimum=2, maximum=4), s=TensorRange(minimum=-1, maximum=1))  # fmt: skip
     assert found == {}
+
+
+#: layers that take a mean of 600 away and multiply by 2
+LAYERS = {
+    "norm": "y = BatchNormalization<epsilon=0.0>(x, one, nil, mu, var)",
+    "depthwise": "y = Conv<group=4>(x, twice, minus)",
+    "product": "f = Flatten(x) y = Gemm<transB=1>(f, eye, minus)",
+}
+WEIGHTS = {
+    "one": np.ones(4, np.float32), "nil": np.zeros(4, np.float32), "mu": np.full(4, 600, np.float32),
+    "var": np.full(4, 0.25, np.float32), "twice": np.full((4, 1, 1, 1), 2, np.float32),
+    "minus": np.full(4, -1200, np.float32), "eye": 2 * np.eye(4, dtype=np.float32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("least", "most", "left", "is_kept"), [(598, 602, 4, True), (-2, 2, 4, False), (0, 255, 510, False)]
+)
+def test_a_layer_whose_bias_takes_the_mean_away(name, least, most, left, is_kept):
+    shape = "float[1,4]" if name == "product" else "float[1,4,1,1]"
+    used = {key: value for key, value in WEIGHTS.items() if key in LAYERS[name]}
+    found = kept(
+        f"(float[1,4,1,1] x) => ({shape} z) {{ {LAYERS[name]} z = Relu(y) }}", weights=used,
+        x=TensorRange(minimum=least, maximum=most), f=TensorRange(minimum=least, maximum=most),
+        y=TensorRange(minimum=-left, maximum=left), z=TensorRange(minimum=0, maximum=left),
+    )  # fmt: skip
+    assert any("is left" in reason for reason in found.values()) is is_kept
+
+
+def test_the_first_layer_of_a_classifier_is_not_kept():
+    """Of pixels from 0 to 255, normalized by what was folded into it: many terms, whose rounding is independent."""
+    weights = {"k": normal(16, 3, 7, 7) / np.float32(12 * 58), "b": normal(16)}
+    found = kept(
+        "(float[1,3,32,32] x) => (float[1,16,26,26] z) { y = Conv(x, k, b) z = Relu(y) }", weights=weights,
+        x=TensorRange(minimum=0, maximum=255), y=TensorRange(minimum=-4, maximum=4),
+    )  # fmt: skip
+    assert found == {}

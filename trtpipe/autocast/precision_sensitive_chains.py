@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from trtpipe.autocast.range_guard import AFFINE
 from trtpipe.autocast.range_probes import divisor_of
 from trtpipe.passes.operators import CONTAINERS, NORMALISATIONS, PURE_MOVES, origin
 
@@ -131,7 +132,8 @@ def _keep_differences(model: ir.Model, guard: RangeGuard | None, found: dict[ir.
     """
     reasons: dict[ir.Node, str] = {}
     for node in model.graph.all_nodes() if guard is not None else ():
-        reason = guard.cancels(node) if guard is not None else None
+        near = node.op_type not in AFFINE or _exact_chain(node) is not None  # weights of others are not looked at
+        reason = guard.cancels(node) if guard is not None and near else None
         if reason is not None:
             chain = _exact_chain(node)
             reasons |= dict.fromkeys(chain, f"leads to {node.op_type} {node.name!r}: {reason}") if chain else {}

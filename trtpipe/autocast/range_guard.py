@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trtpipe.autocast.range_probes import SUMS, divisor_of
 from trtpipe.config.formats import FP16
-from trtpipe.passes.constants import scalar_of
+from trtpipe.passes.constants import array_of, scalar_of
 from trtpipe.passes.operators import NORMALISATIONS, computed_floats, origin
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ _EXPONENT_ERROR = 2.0**-3
 _ROUNDED, _CANCELLED = 2.0**-7, 2.0**-3
 #: The share that rounding may take of what is left of values in float32, which need not be rounded at all.
 _FAR = 2.0**-6
+#: Layers whose bias may take away what all values of the first input have in common.
+AFFINE = frozenset({"BatchNormalization", "Conv", "Gemm"})
 _EXPONENTIAL = frozenset({"Exp", "Softmax", "LogSoftmax"})
 
 
@@ -120,10 +124,15 @@ class RangeGuard:
         return f"its operands cancel: {error:.3g} is lost of results up to {found.largest:.3g}"
 
     def cancels(self, node: ir.Node) -> str | None:
-        """Why operands that are float32 so far must not be rounded before ``node``, a sum or difference or a
+        """Why operands that are float32 so far must not be rounded before ``node``, a sum or difference, a layer or a
         normalization, takes from them what they have in common; or ``None``.
         """
-        if node.op_type in NORMALISATIONS:
+        if node.op_type in AFFINE:
+            seen = None if node.inputs[0] is None else self.range_of(node.inputs[0])
+            result = self.range_of(node.outputs[0])
+            left = 0.0 if result is None else result.largest
+            largest = 0.0 if seen is None else seen.largest * _gain(node)
+        elif node.op_type in NORMALISATIONS:
             found = None if node.inputs[0] is None else self.range_of(node.inputs[0])
             left = 0.0 if found is None else (found.maximum - found.minimum) / 2
             largest = 0.0 if found is None else found.largest
@@ -137,6 +146,23 @@ class RangeGuard:
         if not 0 < _FAR * left < self._half.rounding * largest:
             return None
         return f"its values cancel: of up to {largest:.3g} no more than {left:.3g} is left"
+
+
+def _gain(node: ir.Node) -> float:
+    """By how much independent errors of the first input come out larger, at most; 0 where weights are computed."""
+    if node.op_type == "BatchNormalization":
+        scale, variance = array_of(node.inputs[1]), array_of(node.inputs[4])
+        if scale is None or variance is None:
+            return 0.0
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
+        return float((np.abs(scale) / np.sqrt(np.maximum(variance, 0.0) + epsilon)).max(initial=0.0))
+    weight = array_of(node.inputs[1])
+    if weight is None or weight.ndim < 2:
+        return 0.0
+    rows_first = node.op_type == "Conv" or node.attributes.get_int("transB", 0) != 0
+    out = 0 if rows_first else weight.ndim - 1
+    rows = np.moveaxis(weight, out, 0).reshape(weight.shape[out], -1)
+    return float(node.attributes.get_float("alpha", 1.0) * np.linalg.norm(rows, axis=1).max(initial=0.0))
 
 
 def _floats(node: ir.Node) -> list[ir.Value]:

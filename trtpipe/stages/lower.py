@@ -43,7 +43,7 @@ class Lower(Stage[LowerSettings]):
 
     name = "lower"
     produces = "lowered"
-    version = 22
+    version = 23
     packages = ("onnx-ir", "onnx", "numpy", "ml-dtypes", "onnxruntime")  # the last judges what engines are compared for
 
     def settings(self, request: BuildRequest) -> LowerSettings:
