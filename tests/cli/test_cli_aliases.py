@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from trtpipe.cli.aliases import ADVICE, ALIASES, translated
 from trtpipe.cli.app import root
+from trtpipe.cli.groups import HELP_NAMES
 from trtpipe.config.formats import Precision
 
 
@@ -23,7 +24,8 @@ def options() -> dict[str, set[str]]:
                 below = command.get_command(click.Context(command), each)
                 assert below is not None
                 visit(below, f"{name} {each}")
-        for each in command.get_params(click.Context(command)):
+        # click keeps the first help option that is asked for, whatever its names
+        for each in command.get_params(click.Context(command, help_option_names=HELP_NAMES)):
             for option in each.opts if isinstance(each, click.Option) else ():
                 found.setdefault(option, set()).add(name)
 
