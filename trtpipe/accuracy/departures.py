@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.accuracy.alignment import ROUNDING
-
 if TYPE_CHECKING:
     from typing import TypeAlias
 
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
 MOST_MEANS = 1 << 20
 #: Channels are of another scale where all of them vary by so much more or less than all others.
 _SCALES_APART = 8.0
+#: Channels that vary by less of their magnitude are constant: sums in another order may change them as much.
+_CONSTANT = 2.0**-14
 
 
 @dataclass
@@ -222,7 +222,7 @@ class Departures:
         count = moments.count.sum(others)
         power = (moments.square * moments.count / np.maximum(moments.count - 1, 1.0)).sum(others)
         whole = power + (moments.count * np.square(moments.mean)).sum(others)
-        numbers = np.flatnonzero((count > 0) & (power > ROUNDING**2 * whole))  # others are constant
+        numbers = np.flatnonzero((count > 0) & (power > _CONSTANT**2 * whole))
         spread = np.sqrt(power[numbers] / count[numbers])
         order = np.argsort(spread, kind="stable")
         cuts = np.flatnonzero(spread[order][1:] > _SCALES_APART * spread[order][:-1]) + 1
