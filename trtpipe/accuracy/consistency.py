@@ -120,7 +120,8 @@ def _most_snr_db(output: OutputParity) -> float:
     """The largest SNR that the other figures allow; NaN where they say nothing.
 
     Of a signal with the root mean square ``spread``: its noise has at least the power ``mean_abs²``, and with a cosine
-    ``c`` at least the share ``1 - c²`` of the signal's. There is no such least value: a part of an output may be
+    ``c`` at least the share ``1 - c²`` of the signal's, or half of it: of two samples, whose mean is their own, the SNR
+    has twice the power that the cosine has. There is no such least value: a part of an output may be
     noisier than the whole.
     """
     if not output.max_abs:
@@ -129,7 +130,7 @@ def _most_snr_db(output: OutputParity) -> float:
     if output.about_mean and output.spread > ROUNDING * output.scale:
         shares.append((output.mean_abs / output.spread) ** 2)
     if output.cosine is not None and output.cosine > 0:
-        shares.append(1 - output.cosine**2)
+        shares.append((1 - output.cosine**2) / 2)
     share = max(shares)
     if not share > ROUNDING:  # the figures themselves are rounded
         return sys.float_info.max  # finite, as there is a difference
