@@ -16,6 +16,7 @@ from trtpipe.passes.contrib_operators import WriteContribOperators, unwritten
 from trtpipe.passes.graph_pass import graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.plugins import plugin_nodes
+from trtpipe.passes.sequences import varying_sequence
 from trtpipe.preflight.checks import STRAY
 from trtpipe.preflight.onnx_io import (
     attributed_to,
@@ -65,6 +66,11 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
         model = settle_quantizers(model, notes, requantize=request.settings.requantize)
         if (reason := unwritten(model)) is not None:
             raise StageError(reason, "export the model without onnxruntime's optimizer, or replace the operator")
+        if (reason := varying_sequence(model)) is not None:
+            raise StageError(
+                reason,
+                "write it as a Gather from one tensor with an axis for the elements, or give a constant position",
+            )
     except StageError as error:
         raise StageError(f"{label}: {error.message}", error.remedy) from error
     settle_half_formats(model, notes, request.settings.kept)
