@@ -297,3 +297,25 @@ def test_plug_ins_that_nothing_reads_are_left_out(export, tmp_path):
         node.domain = "vision"
     proto.opset_import.append(helper.make_opsetid("vision", 1))
     assert [node.op_type for node in export(save(proto, tmp_path / "given.onnx"))[0].graph.node] == ["Relu"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        (([2, 4], [0, 4]), ((2, 4), ("p_size_0", 4))),
+        (([0, 4], [0, 4]), ((None, 4), (None, 4))),  # a batch
+        (([0, 4], ["n", 0]), ((None, 4), ("n", "p_size_1"))),
+        (([2, 4], [-1, 4]), ((2, 4), (None, 4))),
+        (([2, 4], []), ((2, 4), ())),
+    ],
+)
+def test_a_size_of_0_is_named_unless_it_is_a_batch(export, tmp_path, sizes, found):
+    inputs = [helper.make_tensor_value_info(n, 1, shape) for n, shape in zip("xp", sizes, strict=True)]
+    outputs = [helper.make_tensor_value_info(n, 1, None) for n in "yz"]
+    nodes = [helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Neg", ["p"], ["z"])]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", inputs, outputs), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    _, record, _ = export(save(proto, tmp_path / "net.onnx"))
+    assert tuple(spec.shape for spec in record.contract.inputs) == found
+    assert any("size of 0" in note for note in record.notes) == ("_size_" in str(found))

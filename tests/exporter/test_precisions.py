@@ -190,6 +190,38 @@ def test_bytes_around_128_are_signed_bytes() -> None:
     np.testing.assert_array_equal(run(result, feed)["y"], run(proto, feed)["y"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "y = DequantizeLinear(x, s, z)",
+        "y = DequantizeLinear(x, s)",
+        "y = DequantizeLinear<axis=3>(x, c, v)",
+        "y = DequantizeLinear<axis=-1>(x, c, v)",
+        "t = Transpose<perm=[0,3,1,2]>(x) y = DequantizeLinear(t, s, z)",
+    ],
+)
+@pytest.mark.parametrize("requantize", [False, True])
+def test_bytes_that_an_input_brings_are_scaled_in_floats(text: str, requantize: bool) -> None:
+    proto = model(
+        f"(uint8[1,4,5,3] x) => (float[A,B,C,D] y) {{ {text} }}", opset=13, s=np.float32(1 / 255), z=np.uint8(7),
+        c=np.array([0.1, 0.2, 0.3], np.float32), v=np.array([128, 0, 255], np.uint8),
+    )  # fmt: skip
+    result, notes = settled(proto, requantize=requantize)
+    assert {node.op_type for node in result.graph.node} <= {"Cast", "Sub", "Mul", "Transpose"}
+    assert any("scaled in floats" in note for note in notes)
+    feed = {"x": np.random.default_rng(0).integers(0, 256, [1, 4, 5, 3]).astype(np.uint8)}
+    np.testing.assert_array_equal(run(result, feed)["y"], run(proto, feed)["y"])
+
+
+def test_bytes_that_a_quantizer_makes_are_quantized() -> None:
+    proto = model(
+        "(float[2,3] x) => (float[2,3] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
+        s=np.float32(0.1), z=np.uint8(7),
+    )  # fmt: skip
+    with pytest.raises(StageError, match="uint8"):
+        settled(proto, requantize=False)
+
+
 def test_a_refusal_names_the_operator_that_the_user_knows() -> None:
     proto = model(
         "(uint8[2,8] x) => (uint8[2,4] y) { y = QLinearMatMul(x, s, z, w, s, z, s, z) }",

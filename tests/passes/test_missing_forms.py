@@ -77,6 +77,14 @@ def test_resizing_that_engines_do_or_that_has_open_sizes_stays(text: str) -> Non
         ("bij,bkj", ([2, 3, 4], [2, 5, 4])),
         ("i,j->ji", ([3], [4])),
         ("ij->", ([3, 4],)),
+        ("...ij,...jk", ([2, 3, 4], [2, 4, 5])),
+        ("...ij,jk->...ki", ([6, 2, 3, 4], [4, 5])),
+        ("b...,...->b...", ([2, 3, 4], [3, 4])),
+        ("...i,...i->...", ([2, 1, 4], [1, 3, 4])),
+        ("bii->bi", ([2, 3, 3],)),
+        ("ii", ([3, 3],)),
+        ("iji,jj->ji", ([3, 2, 3], [2, 2])),
+        ("iii->i", ([3, 3, 3],)),
     ],
 )
 @pytest.mark.parametrize("opset", [12, 13])
@@ -92,6 +100,12 @@ def test_einsum_of_integers(equation: str, shapes: tuple[list[int], ...], opset:
     result = written(proto)
     assert "Einsum" not in operators(result)
     np.testing.assert_array_equal(run(result, feed)["y"], np.einsum(equation, *feed.values()).astype(np.int32))
+
+
+@pytest.mark.parametrize("text", ["(int32[N,N] x) => (int32[N] y)", "(int32[2,3] x, int32[3] v) => (int32[3] y)"])
+def test_einsum_of_open_diagonals_or_uneven_ellipses_stays(text: str) -> None:
+    call = 'Einsum<equation="...i,...i">(x, v)' if "v" in text else 'Einsum<equation="ii->i">(x)'
+    assert operators(written(model(f"{text} {{ y = {call} }}", opset=13))) == {"Einsum"}
 
 
 @pytest.mark.parametrize("axis", [1, -1])

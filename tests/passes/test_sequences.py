@@ -9,7 +9,7 @@ from models import model, normal, run
 
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.graph_pass import run_passes
-from trtpipe.passes.sequences import WriteSequences
+from trtpipe.passes.sequences import WriteSequences, varying_sequence
 
 X = "(float[2,6,3] x) => "
 TWO = "two = Constant<value_int=2>() "
@@ -67,3 +67,20 @@ def test_what_cannot_be_told_stays(text: str) -> None:
     clean_up(loaded)
     assert not run_passes(loaded, (WriteSequences(),))[0].modified
     assert "SequenceAt" in [node.op_type for node in loaded.graph]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("s = SplitToSequence<axis=1>(x) y = SequenceAt(s, i)", "SequenceAt"),
+        ("s = SplitToSequence<axis=1>(x) j = Neg(i) t = SequenceErase(s, j) k = Constant<value_int=0>() "
+         "y = SequenceAt(t, k)", "SequenceErase"),
+        ("s = SplitToSequence<axis=1>(x, i) k = Constant<value_int=0>() y = SequenceAt(s, k)", "SplitToSequence"),
+        ("s = SplitToSequence<axis=1>(x) k = Constant<value_int=0>() y = SequenceAt(s, k)", None),
+        ("s = SplitToSequence<axis=1>(x) n = Size(i) y = SequenceAt(s, n)", None),
+    ],
+)  # fmt: skip
+def test_a_position_that_an_input_decides_is_named(text: str, named: str | None) -> None:
+    proto = model(f"(float[2,6,3] x, int64 i) => (float[2,1,3] y) {{ {text} }}")
+    reason = varying_sequence(ir.serde.deserialize_model(proto))
+    assert reason is None if named is None else named in str(reason) and "'i'" in str(reason)

@@ -16,6 +16,7 @@ from trtpipe.passes.contrib_operators import WriteContribOperators, unwritten
 from trtpipe.passes.graph_pass import graphs_of, run_passes
 from trtpipe.passes.infer_types import InferTypes
 from trtpipe.passes.plugins import plugin_nodes
+from trtpipe.passes.sequences import varying_sequence
 from trtpipe.preflight.checks import STRAY
 from trtpipe.preflight.onnx_io import (
     attributed_to,
@@ -51,7 +52,7 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
     sealed = Path(request.source)
     proto = read_proto(sealed, weights=True, repairable=True)
     try:
-        notes = [*repair(proto), *settle_defaults(proto, request.settings.freeze)]
+        notes = [*_name_zeros(proto.graph), *repair(proto), *settle_defaults(proto, request.settings.freeze)]
     except InputError as error:
         raise InputError(f"{label}: {error.message}", error.remedy) from error
     refuse_interface(proto.graph, label)
@@ -65,6 +66,11 @@ def _rewritten(request: OnnxRequest, label: Path, path: Path, report: Report) ->
         model = settle_quantizers(model, notes, requantize=request.settings.requantize)
         if (reason := unwritten(model)) is not None:
             raise StageError(reason, "export the model without onnxruntime's optimizer, or replace the operator")
+        if (reason := varying_sequence(model)) is not None:
+            raise StageError(
+                reason,
+                "write it as a Gather from one tensor with an axis for the elements, or give a constant position",
+            )
     except StageError as error:
         raise StageError(f"{label}: {error.message}", error.remedy) from error
     settle_half_formats(model, notes, request.settings.kept)
@@ -128,6 +134,29 @@ def _refuse_many_bodies(graph: onnx.GraphProto, source: Path) -> None:
             f"{source}: its nodes have {count} bodies; {_MOST_BODIES} is the most that shape inference gets through",
             "export the model with fewer branches and loops",
         )
+
+
+def _name_zeros(graph: onnx.GraphProto) -> list[str]:
+    """Name the sizes of inputs that are stated as 0, so that shapes have to be given for them; what was done.
+
+    Some exporters write 0 for "any size", and others were given an empty tensor, of which an engine computes nothing.
+    A batch is clear: the first size of an input where no input has a fixed one.
+    """
+    constant = {tensor.name for tensor in graph.initializer}
+    shapes = [(each.name, each.type.tensor_type.shape.dim) for each in graph.input if each.name not in constant]
+    batch = all(dims[0].dim_value <= 0 for _, dims in shapes if dims)
+    notes = []
+    for name, dims in shapes:
+        zeros = [at for at, dim in enumerate(dims) if dim.HasField("dim_value") and dim.dim_value == 0]
+        named = [at for at in zeros if at or not batch]
+        for at in named:
+            dims[at].dim_param = f"{name}_size_{at}"
+        if named:
+            notes.append(
+                f"input {name!r} has a size of 0 (dimension {', '.join(map(str, named))}): taken for any size, for "
+                "which shapes are needed; if it is always empty, an engine has nothing to compute of it: remove it"
+            )
+    return notes
 
 
 def _drop_unread_plugins(model: ir.Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.errors import StageError
+from trtpipe.passes.byte_inputs import ScaleByteInputs
 from trtpipe.passes.clean_up import clean_up
 from trtpipe.passes.foreign_quantizers import foreign_quantizers
 from trtpipe.passes.graph_pass import node_label, run_passes
@@ -46,6 +47,8 @@ def settle_quantizers(model: ir.Model, notes: list[str], *, requantize: bool) ->
     if any(result.modified for result in run_passes(model, (SpreadQOperators(), StandardQuantizers()))):
         notes.append("quantizers were written in ONNX's own operators, and biases as float constants")
         model = raise_opset(model, least_opset(model))
+    if run_passes(model, (ScaleByteInputs(),))[0].modified:
+        notes.append("inputs of bytes that are dequantized are scaled in floats: that is preprocessing")
     if requantize and run_passes(model, (StripQuantizers(),))[0].modified:
         notes.append("the model's quantizers were taken out: it computes in floats, with the weights that it has")
     if (reason := foreign_quantizers(model)) is not None:

@@ -18,7 +18,7 @@ from trtpipe.passes.operators import is_standard
 from trtpipe.passes.writer import Writer, attribute, sizes, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: Elements of the largest tensor that a scatter is spread to: 64 MiB of float32.
 _MOST_ELEMENTS = 1 << 24
@@ -36,7 +36,7 @@ class WriteMissingForms(GraphPass):
     """Write operators in forms that TensorRT takes.
 
     1. Resize with ``antialias``, of fixed sizes: products with one constant matrix an axis.
-    2. Einsum of integers: products and sums.
+    2. Einsum of integers, an ellipsis and diagonals of fixed size in it: products and sums.
     3. ScatterElements with a reduction, of fixed sizes: every element chooses what is scattered to it.
     4. AveragePool and MaxPool with a window larger than a map of fixed sizes: the mean or maximum of the map.
     5. DFT of a fixed size: a product with the matrix of its definition.
@@ -109,20 +109,21 @@ def _resizing(node: ir.Node, size: int, change: np.generic, opset: int) -> np.nd
 
 def _einsum(node: ir.Node, w: Writer) -> bool:
     """All operands over all indices, multiplied; then the sum over those that the result does not have."""
-    equation = text(node, "equation", "").replace(" ", "")
     operands = [value for value in node.inputs if value is not None]
     if not operands or any(value.dtype is None or not value.dtype.is_integer() for value in operands):
         return False
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if "." in equation or len(terms) != len(operands) or any(len(set(term)) < len(term) for term in terms):
+    indices = _indices(text(node, "equation", "").replace(" ", ""), operands)
+    if indices is None:
+        return False
+    terms, result = indices
+    if any(_repeated(term) and not _fixed_diagonal(term, value) for term, value in zip(terms, operands, strict=True)):
         return False
     counts = "".join(terms)
-    result = right if arrow else "".join(sorted(each for each in set(counts) if counts.count(each) == 1))
     summed = sorted(set(counts) - set(result))
     order = [*result, *summed]
     total = None
-    for term, value in zip(terms, operands, strict=True):
+    for whole, operand in zip(terms, operands, strict=True):
+        term, value = _diagonal(whole, operand, w)
         inside = [each for each in order if each in term]
         moved = w.op("Transpose", value, having={"perm": [term.index(each) for each in inside]})
         missing = [index for index, each in enumerate(order) if each not in term]
@@ -133,6 +134,53 @@ def _einsum(node: ir.Node, w: Writer) -> bool:
         total = w.reduce("ReduceSum", total, range(len(result), len(order)), keepdims=False)
     w.replace(total)
     return True
+
+
+def _indices(equation: str, operands: Sequence[ir.Value]) -> tuple[list[str], str] | None:
+    """The indices of each operand and of the result, one character each; digits stand for those of the ellipsis.
+
+    ``None`` where their number is unknown, or not the same in every ellipsis, as ONNX demands.
+    """
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(operands) or any(value.shape is None for value in operands):
+        return None
+    ranks = [len(value.shape) for value in operands if value.shape is not None]
+    counts = {rank - len(term) + 3 for term, rank in zip(terms, ranks, strict=True) if "..." in term}
+    count = next(iter(counts), 0)
+    if len(counts) > 1 or not 0 <= count <= 10 or (counts and arrow and "..." not in right):
+        return None
+    each = "0123456789"[:count]
+    terms = [term.replace("...", each) for term in terms]
+    if any(len(term) != rank or "." in term for term, rank in zip(terms, ranks, strict=True)):
+        return None
+    letters = "".join(terms)
+    once = sorted(letter for letter in set(letters) - set(each) if letters.count(letter) == 1)
+    return terms, right.replace("...", each) if arrow else each + "".join(once)
+
+
+def _repeated(term: str) -> list[str]:
+    return sorted({index for index in term if term.count(index) > 1})
+
+
+def _fixed_diagonal(term: str, value: ir.Value) -> bool:
+    """Whether the sizes of all repeated indices are known."""
+    shape = [] if value.shape is None else list(value.shape)
+    return all(isinstance(size, int) for index, size in zip(term, shape, strict=True) if term.count(index) > 1)
+
+
+def _diagonal(term: str, value: ir.Value, w: Writer) -> tuple[str, ir.Value]:
+    """A term without repeated indices, and its operand's diagonal: the sum of what is 0 elsewhere."""
+    shape = [] if value.shape is None else list(value.shape)
+    for index in _repeated(term):
+        places = [place for place, other in enumerate(term) if other == index]
+        sides = [size if at in places and isinstance(size, int) else 1 for at, size in enumerate(shape)]
+        grid = np.indices(sides)
+        on = np.all([grid[place] == grid[places[0]] for place in places], axis=0)
+        value = w.reduce("ReduceSum", w.op("Mul", value, w.constant(on, value)), places[1:], keepdims=False)
+        kept = [place for place in range(len(term)) if place not in places[1:]]
+        term, shape = "".join(term[place] for place in kept), [shape[place] for place in kept]
+    return term, value
 
 
 def _scatter(node: ir.Node, w: Writer) -> bool:

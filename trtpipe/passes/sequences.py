@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from trtpipe.passes.constants import array_of
-from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of
+from trtpipe.passes.constants import array_of, is_constant
+from trtpipe.passes.graph_pass import FreshNames, GraphPass, PassResult, graphs_of, node_label
 from trtpipe.passes.operators import is_standard
 from trtpipe.passes.writer import Writer, attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+#: operator -> which input is a position in a sequence, or the lengths of its pieces
+_POSITION = {"SequenceAt": 1, "SequenceErase": 1, "SequenceInsert": 2, "SplitToSequence": 1}
+#: operators whose results depend on the sizes of what they read only
+_OF_SIZES = frozenset({"Shape", "Size", "SequenceLength"})
 
 
 class WriteSequences(GraphPass):
@@ -40,6 +46,42 @@ class WriteSequences(GraphPass):
                 ):
                     modified |= _visit(node, known, Writer(node, opset, fresh))
         return PassResult(self.name, modified)
+
+
+def varying_sequence(model: ir.Model) -> str | None:
+    """A node of the main graph by a position in a sequence that an input's values decide, in one sentence; or ``None``.
+
+    Sizes do not count: they may be fixed.
+    """
+    for node in model.graph:
+        place = _POSITION.get(node.op_type) if is_standard(node) and _is_read(node) else None
+        position = None if place is None or place >= len(node.inputs) else node.inputs[place]
+        if position is not None and (source := _input_behind(position)) is not None:
+            return (
+                f"node {node_label(node)!r} is a {node.op_type} by a position that input {source.name!r} decides; "
+                "engines have no sequences"
+            )
+    return None
+
+
+def _is_read(node: ir.Node) -> bool:
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)
+
+
+def _input_behind(value: ir.Value) -> ir.Value | None:
+    """An input of the graph whose values ``value`` is computed from."""
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        each = pending.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        maker = each.producer()
+        if maker is None and each.is_graph_input() and not is_constant(each):
+            return each
+        if maker is not None and maker.op_type not in _OF_SIZES:
+            pending += [given for given in maker.inputs if given is not None]
+    return None
 
 
 class _Elements(ABC):

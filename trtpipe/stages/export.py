@@ -38,7 +38,7 @@ class Export(Stage[ExportStageSettings], Noting):
 
     name = "export"
     produces = "model"
-    version = 8
+    version = 9
     packages = ("torch", "onnx", "onnxscript", "onnx-ir")
 
     def settings(self, request: BuildRequest) -> ExportStageSettings:

@@ -39,7 +39,7 @@ class Simplify(Stage[SimplifySettings], Noting):
 
     name = "simplify"
     produces = "simplified"
-    version = 20
+    version = 21
     packages = ("onnxsim", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
     def settings(self, request: BuildRequest) -> SimplifySettings:

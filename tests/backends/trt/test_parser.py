@@ -35,6 +35,11 @@ def test_a_graph_that_the_parser_takes(write_model):
             "(uint8[2,4] x, uint8[4,3] w) => (int32[2,3] y) { y = MatMulInteger(x, w) }", 18, "MatMulInteger",
             "float model",
         ),
+        ('(int32[N,N] x) => (int32[N] y) { y = Einsum<equation="ii->i">(x) }', 18, "Einsum", "known sizes"),
+        (
+            '(uint8[1,3,8,8] x) => (float[1,3,4,4] y) { s = Constant<value_floats=[1.0,1.0,0.5,0.5]>() '
+            'r = Resize<mode="linear">(x, , s) y = Cast<to=1>(r) }', 18, "Resize", "only the mode nearest",
+        ),
         ("(float[2,64] x) => (float[2,64] y) { a = Relu(x) y = Det(a) }", 18, "Det", "replace the operator"),
     ],
 )  # fmt: skip

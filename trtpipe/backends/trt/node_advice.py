@@ -32,6 +32,14 @@ _REDUCTION = (
     "dense grid; or compute it before the engine and pass it as an input"
 )
 _SEQUENCE = "TensorRT has no sequences: return or pass one tensor each, or one tensor with an axis for the elements"
+_EINSUM = (
+    "TensorRT's Einsum takes floats; one of integers is written as Mul and ReduceSum where repeated indices have known "
+    "sizes and every ellipsis has as many dimensions, as ONNX demands: write it so, or cast its operands to float"
+)
+_RESIZED = (
+    "TensorRT resizes floats only, and of integers only the mode nearest can be moved behind a Cast exactly (other "
+    "modes round to integers first): cast to float before the Resize"
+)
 _TEXT = "TensorRT has no texts: convert them outside the model, and pass numbers"
 _RANDOM = "TensorRT draws no random numbers of this kind: pass them as an input"
 
@@ -51,6 +59,8 @@ _BY_OPERATOR: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("Multinomial", "Bernoulli"), _RANDOM),
     }
 )  # fmt: skip
+#: The same of operators that TensorRT takes where their first input is of floats.
+_OF_INTEGERS: Mapping[str, str] = MappingProxyType({"Einsum": _EINSUM, "Resize": _RESIZED})
 #: The attribute without which an operator of the table is taken.
 _NEEDS: Mapping[str, str] = MappingProxyType({"ScatterElements": "reduction", "ScatterND": "reduction"})
 
@@ -97,7 +107,14 @@ def _own_advice(node: ir.Node, flavor: Flavor) -> str | None:
         )
     if not is_standard(node) or (node.op_type in _NEEDS and _NEEDS[node.op_type] not in node.attributes):
         return None
+    if node.op_type in _OF_INTEGERS and _reads_integers(node):
+        return _OF_INTEGERS[node.op_type]
     return _BY_OPERATOR.get(node.op_type)
+
+
+def _reads_integers(node: ir.Node) -> bool:
+    kind = None if node.inputs[0] is None else node.inputs[0].dtype
+    return kind is not None and kind.is_integer()
 
 
 def _in_few_bits(node: ir.Node) -> bool:
