@@ -224,6 +224,14 @@ class TestBuild:
         assert result.verdict.exit_code == 3
         assert not (tmp_path / "out").exists()
 
+    def test_a_failed_int8_build_names_coverage_and_layers(self, asked, net, tmp_path):
+        """Also those that are in higher precision for another reason than the fallback."""
+        first = next(node.name for node in onnx.load(net).graph.node if node.op_type == "Conv")
+        strict = asked(tolerance={"atol": 0.0, "rtol": 0.0, "stat": "max"}, keep=[first])
+        reason = trtpipe.build(net, tmp_path / "out", **strict).parity.reasons[-1]
+        assert "coverage" in reason
+        assert first in reason
+
     @pytest.mark.parametrize("taken", ["file of the bundle", "edited manifest", "not a folder"])
     def test_a_users_file_where_the_rejected_go_hides_no_verdict(self, asked, net, tmp_path, heard_all, taken):
         strict, rejected = asked(tolerance={"atol": 0.0, "rtol": 0.0, "stat": "max"}), tmp_path / "out.rejected"

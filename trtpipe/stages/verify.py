@@ -12,14 +12,14 @@ from trtpipe.accuracy.verdict import PYTORCH, with_verdict
 from trtpipe.artifact import Draft, Observed
 from trtpipe.backends.base import load_backend
 from trtpipe.config.build_request import synthetic_shapes
-from trtpipe.config.formats import FP32, FULL_PRECISION, coarser
+from trtpipe.config.formats import FP32, FULL_PRECISION, coarser, is_quantized
 from trtpipe.config.stage_settings import MetricSettings, VerifySettings
 from trtpipe.config.target import find_target
 from trtpipe.data.input_checks import are_pixels
 from trtpipe.data.selection import Spread
 from trtpipe.errors import InputError, StageError, TrtpipeError
 from trtpipe.isolation.worker import user_limits
-from trtpipe.passes.decisions import kept_for_accuracy
+from trtpipe.passes.decisions import kept_for_accuracy, shortfall, work_share
 from trtpipe.progress import NullProgress
 from trtpipe.reference.runnable import open_watched, runnable_targets, verification_data
 from trtpipe.report.stage_records import LowerRecord
@@ -51,6 +51,8 @@ _RANDOM = "no data was given: parity is checked on seeded random inputs, which s
 _UNSEEN = "the engines are compiled from it, and only they show its accuracy; what was compared is the ONNX route's"
 #: Share of differing integers, without a criterion of their own, from which on there is a warning.
 _MANY_DIFFER = 0.05
+#: Nodes that are listed.
+_NAMED = 8
 #: Operators of any domain that round to a grid: QuantizeLinear, DynamicQuantizeLinear.
 _QUANTIZER = "QuantizeLinear"
 
@@ -167,16 +169,21 @@ class Verify(Stage[VerifySettings]):
 
 
 def _explained(report: ParityReport, inputs: Inputs) -> ParityReport:
-    """A failed verdict with the layers that were kept without success, where no more may be kept."""
+    """A failed verdict with the layers that are in higher precision all the same, and whether no more may be."""
     lowered = inputs.artifacts.get("lowered")
     if report.passed or lowered is None or not lowered.described:
         return report
     record = LowerRecord.read(lowered.sidecar)
-    if record.fallback is None or record.fallback.held or record.precision.quantized is None:
-        return report
     form, half = record.precision.quantized, record.precision.half or FP32
-    kept = kept_for_accuracy(record.nodes, form.name.upper(), half.name.upper()) or f"no layer is kept in {half}"
-    reason = f"lowered: {kept}; accuracy.min_coverage ({record.fallback.least_coverage:.0%}) allows no more"
+    if form is None:
+        return report
+    kept = kept_for_accuracy(record.nodes, form.name.upper(), half.name.upper())
+    share = f"{form.name.upper()} coverage {work_share(record.nodes).share:.1%} of MACs, no layer kept for accuracy"
+    others = [each.node for each in record.nodes if each.macs and not is_quantized(each.precision)]
+    named = f" ({', '.join(others[:_NAMED])})" if others else ""
+    reason = f"lowered: {kept or (shortfall(record.nodes) or share) + named}"
+    if record.fallback is not None and not record.fallback.held:
+        reason += f"; accuracy.min_coverage ({record.fallback.least_coverage:.0%}) allows no more"
     return report.model_copy(update={"reasons": (*report.reasons, reason)})
 
 
