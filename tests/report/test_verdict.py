@@ -106,6 +106,7 @@ class TestAccuracy:
     def test_one_sample_can_fail_but_passes_by_a_metric_alone(self) -> None:
         verdict = verdict_of(Evidence(parity(samples=1)))
         assert (verdict.outcome, verdict.exit_code, verdict.data) == ("not judged", 0, "real")
+        assert verdict.headline.startswith("NOT JUDGED on one sample: ran the lowered graph")
         assert verdict_of(Evidence(parity(samples=1, passed=False, reasons=("off",)))).exit_code == 3
         metric = MetricValue(artifact="model", runner="x", metric="top1", value=1.0, samples=1)
         assert verdict_of(Evidence(parity(samples=1, metrics=(metric,)))).outcome == "passed"

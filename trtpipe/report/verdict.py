@@ -352,7 +352,8 @@ def _first(verdict: Verdict, evidence: Evidence) -> str:
             return f"{verdict.word}: verify failed"
         return "" if evidence.latency_limit is None else verdict.word
     if verdict.outcome == "not judged":
-        return f"{verdict.word} on real data: ran {verdict.scope}".replace("ran on ", "ran ")
+        data = "on real data" if evidence.parity.synthetic else "on one sample"
+        return f"{verdict.word} {data}: ran {verdict.scope}".replace("ran on ", "ran ")
     return f"{verdict.word} {verdict.scope}".rstrip()
 
 

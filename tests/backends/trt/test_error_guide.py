@@ -55,6 +55,11 @@ PROVOKED = {
         "(float[1,100,4] b, float[1,1,100] s) => (int64[K,3] y) { y = NonMaxSuppression(b, s, m) }",
         {"m": np.array([10])}, "sm89", {},
     ),
+    "form": (
+        "(float[1,1,4,4] x) => (float[1,1,8,8] y)"
+        ' { y = Resize<mode="linear", keep_aspect_ratio_policy="not_larger">(x, , , z) }',
+        {"z": np.array([1, 1, 8, 8])}, "sm89", {},
+    ),
     "zero-point": (
         "(float[2,64] x) => (float[2,64] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }",
         {"s": np.float32(0.1), "z": np.int8(3)}, "sm89", {},

@@ -136,6 +136,12 @@ GUIDE: tuple[Advice, ...] = (
         "block along the last or second-to-last axis of the weight",
     ),
     Advice(
+        "form",
+        r"not supported currently|Only .* (?:is|are) supported currently",
+        "TensorRT has the operator, but not in this form",
+        "change the attribute or the combination that the message names, or compute this before or behind the engine",
+    ),
+    Advice(
         "operator",
         r"^false\b|[Pp]lugin|is not supported|No importer registered",
         "TensorRT has no such operator",
