@@ -8,7 +8,6 @@ from trtpipe.accuracy.consistency import require_consistent
 from trtpipe.accuracy.reports import Comparison, MetricValue
 from trtpipe.artifact import IOContract, PublicRecord, Record
 from trtpipe.config.recipe import Preprocessing
-from trtpipe.digest import sha256_json
 from trtpipe.engine.record import EngineFigures
 from trtpipe.errors import InputError
 from trtpipe.latency.reports import LatencyReport
@@ -61,10 +60,9 @@ class Baseline(PublicRecord):
         engines: target -> engine metadata.
         latency: compared on the same machine only.
         history: earlier baselines that this one replaced, oldest first.
-        seal: digest of all the rest, as it was saved. It shows an edit by hand; whoever computes it anew can edit all.
     """
 
-    SCHEMA: ClassVar[int] = 5
+    SCHEMA: ClassVar[int] = 4
 
     trtpipe: str
     precision: str
@@ -89,7 +87,6 @@ class Baseline(PublicRecord):
     engines: dict[str, EngineFigures]
     latency: LatencyReport | None
     history: tuple[Update, ...] = ()
-    seal: str
 
 
 def calibration_data(manifest: Manifest) -> CalibrationData | None:
@@ -113,39 +110,31 @@ def baseline_of(build: Build, history: tuple[Update, ...] = ()) -> Baseline:
             f"{build.folder}: nothing was compared in this build: {build.unverified}",
             "make a baseline of a build that was verified",
         )
-    return sealed(
-        Baseline(
-            seal="",
-            trtpipe=manifest.trtpipe,
-            precision=manifest.precision,
-            contract=build.contract,
-            graph=build.graph,
-            weights=build.weights,
-            artifacts=manifest.artifacts,
-            nodes=build.nodes,
-            calibration=calibration_data(manifest),
-            settings=manifest.settings,
-            toolchain=manifest.toolchain,
-            data=parity.data,
-            data_digest=parity.data_digest,
-            inputs_digest=parity.inputs_digest,
-            labels_digest=parity.labels_digest,
-            preprocessing=parity.preprocessing,
-            evaluation=parity.evaluation,
-            evaluation_digest=parity.evaluation_digest,
-            samples=parity.samples,
-            comparisons=parity.comparisons,
-            metrics=parity.metrics,
-            engines=build.engines,
-            latency=build.latency,
-            history=history,
-        )
+    return Baseline(
+        trtpipe=manifest.trtpipe,
+        precision=manifest.precision,
+        contract=build.contract,
+        graph=build.graph,
+        weights=build.weights,
+        artifacts=manifest.artifacts,
+        nodes=build.nodes,
+        calibration=calibration_data(manifest),
+        settings=manifest.settings,
+        toolchain=manifest.toolchain,
+        data=parity.data,
+        data_digest=parity.data_digest,
+        inputs_digest=parity.inputs_digest,
+        labels_digest=parity.labels_digest,
+        preprocessing=parity.preprocessing,
+        evaluation=parity.evaluation,
+        evaluation_digest=parity.evaluation_digest,
+        samples=parity.samples,
+        comparisons=parity.comparisons,
+        metrics=parity.metrics,
+        engines=build.engines,
+        latency=build.latency,
+        history=history,
     )
-
-
-def sealed(baseline: Baseline) -> Baseline:
-    """The same with the digest of its content."""
-    return baseline.model_copy(update={"seal": _seal(baseline)})
 
 
 def require_sound(baseline: Baseline, name: str) -> None:
@@ -155,26 +144,14 @@ def require_sound(baseline: Baseline, name: str) -> None:
         name: of its file, for messages.
     """
     require_consistent(name, baseline.metrics, baseline.comparisons, baseline.evaluation, baseline.samples)
-    for field, problem in (*_of_metrics(baseline), *_of_artifacts(baseline), *_of_engines(baseline)):
+    for field, problem in (*_of_metrics(baseline), *_of_engines(baseline)):
         raise InputError(f"{name}: {field}: {problem}", _AGAIN)
-    if baseline.seal != _seal(baseline):
-        raise InputError(f"{name}: seal: the file changed since it was saved", _AGAIN)
-
-
-def _seal(baseline: Baseline) -> str:
-    return sha256_json({key: value for key, value in baseline.to_dict().items() if key != "seal"})
 
 
 def _of_metrics(baseline: Baseline) -> Iterator[tuple[str, str]]:
     for value in baseline.metrics[:1]:  # the reference's: its build had passed
         if value.guessed:
             yield f"metrics: {value.artifact}: chance", f"{value.chance:g}, so that {value.value:g} is no good build's"
-
-
-def _of_artifacts(baseline: Baseline) -> Iterator[tuple[str, str]]:
-    for entry in baseline.artifacts:
-        if entry.digest != sha256_json([file.sha256 for file in entry.files]):
-            yield f"artifacts: {entry.label}: digest", "not that of its files' sha256"
 
 
 def _of_engines(baseline: Baseline) -> Iterator[tuple[str, str]]:
